@@ -1,0 +1,60 @@
+"""gpt2ft: the fine-tuning loop you can read in one sitting.
+
+The public names are imported when first used, so that the command line answers before torch is
+loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import find_checkpoint as find_checkpoint
+    from .checkpoint import load_checkpoint as load_checkpoint
+    from .checkpoint import save_checkpoint as save_checkpoint
+    from .collate import CausalLMCollator as CausalLMCollator
+    from .config import GenerateConfig as GenerateConfig
+    from .config import TrainConfig as TrainConfig
+    from .corpus import load_corpus as load_corpus
+    from .loop import TrainState as TrainState
+    from .loop import evaluate as evaluate
+    from .loop import train as train
+    from .loop import train_step as train_step
+    from .loop import undisturbed as undisturbed
+    from .loss import causal_lm_loss as causal_lm_loss
+    from .modeling import load_model as load_model
+    from .modeling import load_tokenizer as load_tokenizer
+    from .modeling import new_model as new_model
+    from .optim import build_optimizer as build_optimizer
+    from .optim import lr_at as lr_at
+    from .precision import resolve_precision as resolve_precision
+    from .sampling import stream as stream
+    from .tokens import Batches as Batches
+    from .tokens import Blocks as Blocks
+    from .tokens import Rows as Rows
+    from .tokens import tokenize as tokenize
+
+__version__ = "0.1.0"
+
+ROOMS = {
+    "checkpoint": ("find_checkpoint", "load_checkpoint", "save_checkpoint"),
+    "collate": ("CausalLMCollator",),
+    "config": ("GenerateConfig", "TrainConfig"),
+    "corpus": ("load_corpus",),
+    "loop": ("TrainState", "evaluate", "train", "train_step", "undisturbed"),
+    "loss": ("causal_lm_loss",),
+    "modeling": ("load_model", "load_tokenizer", "new_model"),
+    "optim": ("build_optimizer", "lr_at"),
+    "precision": ("resolve_precision",),
+    "sampling": ("stream",),
+    "tokens": ("Batches", "Blocks", "Rows", "tokenize"),
+}
+_ROOM_OF = {name: room for room, names in ROOMS.items() for name in names}
+__all__ = sorted(_ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_ROOM_OF[name]}", __name__), name)

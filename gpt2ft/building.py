@@ -1,0 +1,154 @@
+"""From a configuration to all that a run is made of."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import modeling
+from .collate import CausalLMCollator
+from .config import TrainConfig
+from .corpus import Corpus, load_corpus
+from .loop import TrainState
+from .optim import build_optimizer
+from .precision import resolve_device, resolve_precision
+from .tokens import Batches, Blocks, Rows, tokenize
+
+
+@dataclass
+class Run:
+    """All that a run is made of."""
+
+    state: TrainState
+    tokenizer: Any
+    data: Batches
+    held_out: Batches | None
+    max_steps: int
+    saved_step: int = -1
+    """Step of the newest checkpoint this process saved or loaded."""
+
+
+def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
+    """Corpus, tokenizer, model, optimizer and data of a run, at step 0.
+
+    With a checkpoint, tokenizer and weights are read from there: the original may be gone.
+    """
+    torch.manual_seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    random.seed(config.seed)
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    corpus = _corpus(config)
+    tokenizer, model = _tokenizer_and_model(config, corpus.train, checkpoint)
+    block_size = config.block_size or min(512, modeling.window(model) or 512)
+    modeling.check_fit(model, tokenizer, block_size)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.to(device)
+
+    data = _batches(config, corpus.train, tokenizer, block_size, training=True)
+    held_out = None
+    if corpus.validation is not None:
+        held_out = _batches(config, corpus.validation, tokenizer, block_size, training=False)
+    optimizer = build_optimizer(
+        model,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(config.adam_beta1, config.adam_beta2),
+        epsilon=config.adam_epsilon,
+    )
+    state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
+    steps_per_epoch = -(-len(data) // config.gradient_accumulation_steps)
+    max_steps = config.max_steps or max(1, math.ceil(config.num_train_epochs * steps_per_epoch))
+    return Run(state, tokenizer, data, held_out, max_steps)
+
+
+def _corpus(config: TrainConfig) -> Corpus:
+    return load_corpus(
+        dataset_name=config.dataset_name,
+        dataset_config_name=config.dataset_config_name,
+        dataset_split=config.dataset_split,
+        train_file=config.train_file,
+        validation_file=config.validation_file,
+        validation_split_percentage=config.validation_split_percentage,
+        text_column=config.text_column,
+        packing=config.packing,
+        contiguous=config.row_separator == "none",
+        seed=config.seed,
+    )
+
+
+def _batches(
+    config: TrainConfig, documents: Any, tokenizer: Any, block_size: int, *, training: bool
+) -> Batches:
+    """Documents, tokenized and cut; shuffled for training, ordered by length for evaluation."""
+    separator = config.row_separator == "eos"
+    store = tokenize(
+        documents,
+        tokenizer,
+        separator=separator,
+        keep_blank=config.packing and not separator,
+        num_proc=config.preprocessing_num_workers,
+    )
+    limit = config.max_train_samples if training else config.max_eval_samples
+    samples = (Blocks if config.packing else Rows)(store, block_size, limit=limit)
+    return Batches(
+        samples,
+        CausalLMCollator(pad_token_id=tokenizer.pad_token_id or 0),
+        batch_size=config.per_device_train_batch_size
+        if training
+        else config.per_device_eval_batch_size,
+        seed=config.seed if training else None,
+    )
+
+
+def _tokenizer_and_model(
+    config: TrainConfig, documents: Any, checkpoint: Path | None
+) -> tuple[Any, Any]:
+    """Loaded from the checkpoint, loaded by name, or new."""
+    if checkpoint:
+        tokenizer = modeling.load_tokenizer(str(checkpoint))
+        return tokenizer, modeling.load_model(str(checkpoint), dropout=config.dropout)
+    if config.model_type is None:
+        name, revision = str(config.model_name_or_path), config.model_revision
+        tokenizer_name = config.tokenizer_name or name
+        tokenizer_revision = revision if tokenizer_name == name else "main"
+        tokenizer = modeling.load_tokenizer(tokenizer_name, revision=tokenizer_revision)
+        return tokenizer, modeling.load_model(name, revision=revision, dropout=config.dropout)
+    if config.tokenizer_name:
+        tokenizer = modeling.load_tokenizer(config.tokenizer_name)
+    else:
+        overrides = modeling.parse_overrides(config.config_overrides)
+        size = overrides.get("vocab_size", modeling.DEFAULT_VOCAB_SIZE)
+        tokenizer = modeling.train_tokenizer(modeling.batched_texts(documents), vocab_size=size)
+    model = modeling.new_model(
+        config.model_type,
+        tokenizer=tokenizer,
+        overrides=config.config_overrides,
+        dropout=config.dropout,
+    )
+    return tokenizer, model
+
+
+def description(config: TrainConfig, run: Run) -> str:
+    """What is about to be done, in three lines."""
+    name = f"new {config.model_type}" if config.model_type else config.model_name_or_path
+    precision, parameters = run.state.precision, run.state.model.parameters()
+    threads = f", {torch.get_num_threads()} threads" if precision.device.type == "cpu" else ""
+    kind = "blocks" if config.packing else "rows"
+    source = config.dataset_name or ", ".join(config.train_file)
+    evaluated = f", {len(run.held_out.samples):,} held out" if run.held_out else ""
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    return (
+        f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
+        f"{precision.name} on {precision.device}{threads}\n"
+        f"data   {source}: {int(run.data.samples.lengths.sum()):,} tokens in "
+        f"{len(run.data.samples):,} {kind}{evaluated}; pad token {run.tokenizer.pad_token!r}\n"
+        f"run    {run.max_steps:,} steps of {batch} {kind}, into {config.output_dir}"
+    )

@@ -1,0 +1,263 @@
+"""Checkpoints: saved so that a crash at any instant leaves a good one, found, verified, loaded."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+import transformers
+
+from . import durable, snapshot
+
+if TYPE_CHECKING:
+    from .loop import TrainState
+
+FORMAT = 1
+NAME = re.compile(r"checkpoint-(\d+)")
+TEMPORARY, TRASH = ".saving-", ".trash-"
+MANIFEST, STATE = "manifest.json", "state.json"
+OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
+MODEL_FILES = ("config.json", "model.safetensors")
+MAX_JSON_BYTES = 64 << 20
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used; the message says why."""
+
+
+def save_checkpoint(
+    output_dir: Path,
+    state: TrainState,
+    *,
+    tokenizer: Any = None,
+    run: Mapping[str, Any] | None = None,
+    keep: int = 2,
+) -> Path:
+    """Save the state as `output_dir/checkpoint-STEP`, whole or not at all, and rotate.
+
+    Everything is written and synced in a temporary folder beside it, the manifest last; then the
+    folder gets its name. Only after that are older checkpoints deleted, until `keep` valid ones
+    remain. `run` is recorded in the manifest. Raises `OSError` if the disk fails or is too small.
+    """
+    target = output_dir / f"checkpoint-{state.step}"
+    _check_space(output_dir, state)
+    folder = durable.temporary_folder(output_dir, TEMPORARY)
+    try:
+        _write_model(folder, state.model, tokenizer)
+        durable.write_tensors(folder / OPTIMIZER, snapshot.optimizer_tensors(state))
+        rng_tensors, rng_values = snapshot.random_states()
+        durable.write_tensors(folder / RNG, rng_tensors)
+        values = {**snapshot.state_values(state), "random": rng_values}
+        durable.write(folder / STATE, json.dumps(values).encode())
+        _write_manifest(folder, state.step, run or {})
+        durable.sync_folder(folder)
+        if target.exists():  # one that was damaged, or of a run that went back behind it
+            _discard(target)
+        durable.rename(folder, target)
+        durable.sync_folder(output_dir)
+    except BaseException:
+        durable.delete(folder)
+        raise
+    _rotate(output_dir, target, keep)
+    return target
+
+
+def save_finished(
+    output_dir: Path,
+    state: TrainState,
+    *,
+    tokenizer: Any = None,
+    run: Mapping[str, Any] | None = None,
+) -> None:
+    """Put model and tokenizer into `output_dir` itself, where every tool looks for them.
+
+    The manifest goes first and comes last: a folder that has one is finished.
+    """
+    _check_space(output_dir, state)
+    folder = durable.temporary_folder(output_dir, TEMPORARY)
+    try:
+        _write_model(folder, state.model, tokenizer)
+        _write_manifest(folder, state.step, run or {})
+        durable.sync_folder(folder)
+        durable.delete(output_dir / MANIFEST)
+        durable.sync_folder(output_dir)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
+            if path.name == MANIFEST:
+                durable.sync_folder(output_dir)
+            durable.rename(path, output_dir / path.name)
+        durable.sync_folder(output_dir)
+    finally:
+        durable.delete(folder)
+
+
+def clear(output_dir: Path) -> None:
+    """Delete the run in a folder: checkpoints, the finished model, what a crash left. No more."""
+    for path in checkpoints(output_dir):
+        _discard(path)
+    if (output_dir / MANIFEST).is_file():
+        names = _read_json(output_dir / MANIFEST).get("files", {})
+        for name in (MANIFEST, *names):
+            durable.delete(output_dir / Path(name).name)
+    _delete_leftovers(output_dir)
+
+
+def is_finished(output_dir: Path) -> bool:
+    """Whether the folder holds a finished model of ours."""
+    return all((output_dir / name).is_file() for name in (MANIFEST, *MODEL_FILES))
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Folders named as checkpoints, newest first; real folders only, no links."""
+    found = [
+        (int(match[1]), path)
+        for path in (output_dir.iterdir() if output_dir.is_dir() else ())
+        if (match := NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def find_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest valid checkpoint, None if there is none, and why newer ones were passed over.
+
+    Raises `CheckpointError` if there are some and none is valid: never a silent fresh start.
+    """
+    reasons = []
+    for path in checkpoints(output_dir):
+        try:
+            verify_checkpoint(path)
+        except CheckpointError as error:
+            reasons.append(str(error))
+        else:
+            return path, reasons
+    if reasons:
+        raise CheckpointError(f"no checkpoint in {output_dir} is valid: " + "; ".join(reasons))
+    return None, []
+
+
+def verify_checkpoint(path: Path) -> dict[str, Any]:
+    """Check every file against size and sha256 of the manifest, and return the manifest.
+
+    Raises `CheckpointError` with the first thing that is wrong. The hashes detect damage, not an
+    attacker.
+    """
+    manifest = _read_json(path / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {manifest.get('format')}, known is {FORMAT}")
+    for name, expected in manifest.get("files", {}).items():
+        file = path / name
+        if name != Path(name).name or file.is_symlink() or not file.is_file():
+            raise CheckpointError(f"{path} lacks {name}")
+        if file.stat().st_size != expected["size"]:
+            raise CheckpointError(
+                f"{file} has {file.stat().st_size} bytes, {expected['size']} were written"
+            )
+        if durable.sha256(file) != expected["sha256"]:
+            raise CheckpointError(f"{file} is damaged, its sha256 is not the one recorded")
+    return manifest
+
+
+def load_checkpoint(path: Path, state: TrainState) -> None:
+    """Bring the state to where the checkpoint was: weights, moments, counters, random states.
+
+    Verify it first. Raises `CheckpointError` if it does not fit the model, optimizer or precision;
+    the first five differences are named.
+    """
+    model: Any = state.model
+    try:
+        values = _read_json(path / STATE)
+        # from_pretrained: for some models transformers renames tensors between file and memory.
+        saved = type(model).from_pretrained(
+            path, config=model.config, dtype=model.dtype, use_safetensors=True
+        )
+        moments = safetensors.torch.load_file(path / OPTIMIZER)
+        snapshot.restore(state, values, saved.state_dict(), moments)
+        snapshot.restore_random_states(safetensors.torch.load_file(path / RNG), values["random"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit this run, {error}") from error
+
+
+def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
+    model.save_pretrained(folder, max_shard_size="1000GB")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def _write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
+    """Settle every file of the folder and record it."""
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "run": dict(run),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "files": {path.name: durable.settle(path) for path in sorted(folder.iterdir())},
+    }
+    durable.write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    durable.settle(folder / MANIFEST)
+
+
+def _check_space(output_dir: Path, state: TrainState) -> None:
+    """The model and its moments, and a fifth more."""
+    weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
+    moments = sum(p.numel() * 8 for g in state.optimizer.param_groups for p in g["params"])
+    need, free = int(1.2 * (weights + moments)), durable.free_bytes(output_dir)
+    if free < need:
+        raise OSError(
+            f"{output_dir} has {free >> 20} MiB free, a checkpoint needs {need >> 20}, make room"
+        )
+
+
+def _rotate(output_dir: Path, newest: Path, keep: int) -> None:
+    """Delete what is older than the newest `keep` valid checkpoints, and leftovers of a crash."""
+    valid = 0
+    for path in checkpoints(output_dir):
+        # The one just written need not be read again.
+        if path == newest or (valid < keep and _is_valid(path)):
+            valid += 1
+        elif valid >= keep:
+            _discard(path)
+    _delete_leftovers(output_dir)
+
+
+def _delete_leftovers(output_dir: Path) -> None:
+    """Temporary folders and trash of a run that crashed."""
+    for prefix in (TEMPORARY, TRASH):
+        for path in output_dir.glob(f"{prefix}*"):
+            durable.delete(path)
+
+
+def _is_valid(path: Path) -> bool:
+    try:
+        verify_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _discard(path: Path) -> None:
+    """Rename before deleting: a checkpoint half deleted must not look like one."""
+    trash = path.with_name(TRASH + path.name)
+    durable.delete(trash)
+    durable.rename(path, trash)
+    durable.delete(trash)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.is_symlink() or path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} is a link or too large")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read, {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is not an object")
+    return values

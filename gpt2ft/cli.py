@@ -1,0 +1,237 @@
+"""The command line: flags made from the configurations, and errors in one line.
+
+Whatever takes long to import (torch, transformers, datasets) is imported where it is used, so that
+`--help` and usage errors answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import config as configs
+from .config import GenerateConfig, TrainConfig
+from .flags import USAGE_ERROR, make_parser
+from .hub import HubUnavailableError, go_offline_if_unreachable
+
+FAILED = 1
+# Naming any of these is a choice: the run is that one or none, without the fallback.
+CHOICES = (
+    "config",
+    "model_name_or_path",
+    "model_type",
+    "tokenizer_name",
+    "dataset_name",
+    "train_file",
+    "resume",
+)
+
+
+def main() -> NoReturn:
+    """The installed command: `gpt2ft train ...`, `gpt2ft generate ...`."""
+    commands = {"train": train_main, "generate": generate_main}
+    if len(sys.argv) > 1 and sys.argv[1] in commands:
+        sys.exit(commands[sys.argv[1]](sys.argv[2:]))
+    wants_help = sys.argv[1:] in (["-h"], ["--help"])
+    print(
+        "usage: gpt2ft train|generate [options], see gpt2ft train --help",
+        file=sys.stdout if wants_help else sys.stderr,
+    )
+    sys.exit(0 if wants_help else USAGE_ERROR)
+
+
+def train_main(arguments: Sequence[str] | None = None) -> int:
+    """Fine-tune; returns the exit status."""
+    given = vars(make_parser(TrainConfig, "train").parse_args(arguments))
+    return _guarded(lambda: _train(given), debug="debug" in given)
+
+
+def generate_main(arguments: Sequence[str] | None = None) -> int:
+    """Generate; returns the exit status."""
+    given = vars(make_parser(GenerateConfig, "generate").parse_args(arguments))
+    return _guarded(lambda: _generate(given), debug="debug" in given)
+
+
+class UsageError(ValueError):
+    """What was asked for does not make sense; nothing was done."""
+
+
+def _train(given: dict[str, Any]) -> int:
+    config = _train_config(given)
+    hub_names = [] if config.model_type else [config.model_name_or_path]
+    if config.dataset_name != "python-reference":
+        hub_names.append(config.dataset_name)
+    _look_for_hub([*hub_names, config.tokenizer_name])
+    from .finetune import finetune
+
+    _quiet()
+    try:
+        return finetune(config)
+    except HubUnavailableError as error:
+        if any(name in given for name in CHOICES):
+            raise
+        config = _train_config({**given, "config": configs.FALLBACK_RECIPE})
+        print(f"gpt2ft: {error}")
+        print(
+            f"gpt2ft: running the recipe {configs.FALLBACK_RECIPE} instead, into "
+            f"{config.output_dir}",
+            flush=True,
+        )
+        return finetune(config)
+
+
+def _train_config(given: dict[str, Any]) -> TrainConfig:
+    """Defaults, under the recipe or the run being resumed, under the flags."""
+    given = dict(given)
+    recipe = given.pop("config", None)
+    try:
+        if "resume" in given and recipe is None:
+            base = _resumed_config(given)
+        elif recipe is None and ("train_file" in given or "dataset_name" in given):
+            base = {}
+        else:
+            base = configs.load_recipe(recipe or configs.DEFAULT_RECIPE)
+        config = TrainConfig(**configs.with_overrides(base, given))
+        config.validate()
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from error
+    return config
+
+
+def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
+    """What the run to be resumed was configured with, so that no flag need be repeated."""
+    if "output_dir" not in given and given["resume"] != "auto":
+        given["output_dir"] = str(Path(given["resume"]).parent)
+    default = configs.load_recipe(configs.DEFAULT_RECIPE)["output_dir"]
+    saved = Path(given.get("output_dir", default)) / "config.yaml"
+    if not saved.is_file():
+        raise ValueError(f"--resume finds no run in {saved.parent.resolve()}, name --output_dir")
+    return configs.load_recipe(str(saved))
+
+
+def _generate(given: dict[str, Any]) -> int:
+    config = GenerateConfig(**given)
+    try:
+        config.validate()
+        name = config.model_name_or_path or newest_finished_run(Path.cwd())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _look_for_hub([name])
+    from . import modeling
+    from .precision import resolve_device, resolve_precision
+    from .repl import interact
+    from .sampling import stream
+
+    _quiet()
+    precision = resolve_precision(config.precision, resolve_device(config.device))
+    tokenizer = modeling.load_tokenizer(name, revision=config.model_revision)
+    model = modeling.load_model(name, revision=config.model_revision)
+    model.to(precision.device)
+
+    def continue_text(prompt: str) -> Iterator[str]:
+        return stream(
+            model,
+            tokenizer,
+            prompt,
+            seed=config.seed,
+            max_new_tokens=config.max_new_tokens,
+            do_sample=config.do_sample,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            repetition_penalty=config.repetition_penalty,
+            autocast=precision.autocast,
+        )
+
+    write = _writer(config.raw)
+    for prompt in _prompts(config):
+        write(prompt)
+        for piece in continue_text(prompt):
+            write(piece)
+        write("\n")
+    return interact(continue_text, write) if config.interactive else 0
+
+
+def _prompts(config: GenerateConfig) -> list[str]:
+    lines = []
+    if config.prompt_file:
+        try:
+            lines = Path(config.prompt_file).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"--prompt_file {config.prompt_file} is not UTF-8, byte {error.start}, convert it"
+            ) from error
+    return [*config.prompt, *lines]
+
+
+def newest_finished_run(folder: Path) -> str:
+    """The output folder in `folder` that was finished last, of the recipes and the default.
+
+    Raises `ValueError` if there is none.
+    """
+    names = [configs.load_recipe(path.stem)["output_dir"] for path in configs.RECIPES.iterdir()]
+    finished = [
+        folder / name / "manifest.json"
+        for name in (*names, TrainConfig.output_dir)
+        if (folder / name / "manifest.json").is_file()
+    ]
+    if not finished:
+        raise ValueError(
+            "no finished run in this folder, run train.py first or name --model_name_or_path"
+        )
+    return str(max(finished, key=lambda path: path.stat().st_mtime).parent)
+
+
+def _look_for_hub(names: Sequence[str | None]) -> None:
+    """Ask the hub once, if any of the names is not a folder."""
+    if any(name is not None and not os.path.isdir(name) for name in names):
+        go_offline_if_unreachable()
+
+
+def _quiet() -> None:
+    from . import modeling
+
+    modeling.silence_libraries()
+    if not sys.stderr.isatty():
+        import datasets
+
+        datasets.disable_progress_bars()
+
+
+def _writer(raw: bool) -> Callable[[str], None]:
+    """Writes to standard output, control characters escaped if it is a terminal."""
+    from .report import printable
+
+    escape = sys.stdout.isatty() and not raw
+
+    def write(text: str) -> None:
+        sys.stdout.write(printable(text) if escape else text)
+        sys.stdout.flush()
+
+    return write
+
+
+def _guarded(command: Callable[[], int], *, debug: bool) -> int:
+    """Run a command; an error becomes one line on standard error, and an exit status."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print("gpt2ft: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if debug:
+            raise
+        from .report import printable
+
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"gpt2ft: error: {printable(message)}", file=sys.stderr)
+        return USAGE_ERROR if isinstance(error, UsageError) else FAILED

@@ -1,0 +1,269 @@
+"""Where documents come from: the hub, files, or the text that is built in."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+from datasets import Dataset, Features, Value
+
+from .hub import HubUnavailableError, is_offline
+
+BUILT_IN = "python-reference"
+LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+PIECE_CHARACTERS = 16384
+READ_BYTES = 1 << 20
+BEFORE_WORD = re.compile(r"\s\S")
+
+# A text piece, as its file is cut in; a row is a piece that is both first and last.
+PIECES = Features({"text": Value("string"), "first": Value("bool"), "last": Value("bool")})
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to train on, and those held out, if any.
+
+    Each has a column `text`. Where a long document comes in pieces, the columns `first` and `last`
+    mark where it starts and ends.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+
+
+def load_corpus(
+    *,
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    dataset_split: str = "train",
+    train_file: Sequence[str] = (),
+    validation_file: Sequence[str] = (),
+    validation_split_percentage: float = 5.0,
+    text_column: str | None = None,
+    packing: bool = True,
+    contiguous: bool = False,
+    seed: int = 42,
+) -> Corpus:
+    """Load a corpus and its held-out part.
+
+    The held-out part is `validation_file`, else the data set's own validation split, else a
+    percentage: of each text file its end, of rows some drawn with `seed`, or the last where rows
+    are the lines of one text (`contiguous`). Text files are one document each when `packing`, else
+    a row a line. Raises `FileNotFoundError`, `ValueError`, or `HubUnavailableError`.
+    """
+    whole_files = packing and _loader(train_file) == "text"
+    if dataset_name == BUILT_IN:
+        train, validation = _python_reference(), None
+    elif dataset_name is not None:
+        train = _from_hub(dataset_name, dataset_config_name, dataset_split, text_column)
+        validation = _hub_validation(dataset_name, dataset_config_name, text_column)
+    else:
+        held_out = validation_split_percentage if whole_files and not validation_file else 0.0
+        train = _from_files(train_file, packing, text_column, end=1 - held_out / 100)
+        validation = None
+        if held_out:
+            validation = _from_files(train_file, packing, text_column, start=1 - held_out / 100)
+    if validation_file:
+        validation = _from_files(validation_file, packing, text_column)
+    elif validation is None and validation_split_percentage and not whole_files:
+        train, validation = _split_rows(train, validation_split_percentage, contiguous, seed)
+    return Corpus(train, validation)
+
+
+def _split_rows(
+    rows: Dataset, percentage: float, contiguous: bool, seed: int
+) -> tuple[Dataset, Dataset]:
+    held_out = round(len(rows) * percentage / 100)
+    if not 0 < held_out < len(rows):
+        raise ValueError(
+            f"{percentage:g} percent of {len(rows)} rows cannot be held out, "
+            "name --validation_file or set --validation_split_percentage 0"
+        )
+    parts = rows.train_test_split(test_size=held_out, shuffle=not contiguous, seed=seed)
+    return parts["train"], parts["test"]
+
+
+def _python_reference() -> Dataset:
+    """The Python language reference, a document a topic; every CPython carries it."""
+    import pydoc_data.topics
+
+    topics: dict[str, str] = pydoc_data.topics.topics
+    return Dataset.from_dict({"text": [topics[name] for name in sorted(topics)]})
+
+
+def _from_hub(name: str, config: str | None, split: str, text_column: str | None) -> Dataset:
+    try:
+        rows = datasets.load_dataset(name, config, split=split)
+    except (ConnectionError, OSError) as error:
+        if os.path.isdir(name) or not is_offline():
+            raise FileNotFoundError(f"data set {name} cannot be loaded, {error}") from error
+        raise HubUnavailableError(
+            f"data set {name} is neither on this machine nor is the hub reachable, "
+            "name a folder or --train_file"
+        ) from error
+    return _text_only(rows, text_column, name)
+
+
+def _hub_validation(name: str, config: str | None, text_column: str | None) -> Dataset | None:
+    try:
+        return _from_hub(name, config, "validation", text_column)
+    except ValueError:  # it has no such split
+        return None
+
+
+def _loader(files: Sequence[str]) -> str:
+    """The loader for files of that ending; any ending but those known is text."""
+    loaders = {LOADERS.get(Path(name).suffix.lower(), "text") for name in files}
+    if len(loaders) > 1:
+        raise ValueError(f"files of several kinds, {', '.join(files)}, give files of one kind")
+    return loaders.pop() if loaders else "none"
+
+
+def _expand(patterns: Sequence[str]) -> list[str]:
+    """Files that the paths and globs name, in order; a path that exists is never a glob."""
+    files = []
+    for pattern in patterns:
+        found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        if not found:
+            raise FileNotFoundError(f"no file {os.path.abspath(pattern)}, check the path")
+        files += found
+    for name in files:
+        if os.path.isdir(name):
+            raise IsADirectoryError(f"{os.path.abspath(name)} is a folder, name the files in it")
+        if os.path.getsize(name) == 0:
+            raise ValueError(f"{os.path.abspath(name)} is empty, give a file with text")
+    return files
+
+
+def _from_files(
+    patterns: Sequence[str],
+    packing: bool,
+    text_column: str | None,
+    *,
+    start: float = 0.0,
+    end: float = 1.0,
+) -> Dataset:
+    """Rows of the files; `start` and `end`, fractions of each, where text files are documents."""
+    files = _expand(patterns)
+    loader = _loader(files)
+    if loader == "text":
+        # Size and time of change are part of the cache's key: an edited file is read again.
+        stamps = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+        arguments = {"stamps": stamps, "lines": not packing, "start": start, "end": end}
+        return _cached(text_pieces, arguments)
+    try:
+        rows = datasets.load_dataset(loader, data_files=files, split="train")
+    except datasets.exceptions.DatasetGenerationError as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"{', '.join(files)} cannot be read as {loader}, {reason}") from error
+    return _text_only(rows, text_column, ", ".join(files))
+
+
+def _cached(generator: object, arguments: dict[str, object]) -> Dataset:
+    try:
+        return Dataset.from_generator(generator, gen_kwargs=arguments, features=PIECES)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from None
+
+
+def _text_only(rows: Dataset, text_column: str | None, source: str) -> Dataset:
+    """The rows with their text alone, in a column `text`."""
+    strings = [
+        name
+        for name, feature in rows.features.items()
+        if getattr(feature, "dtype", None) in ("string", "large_string")
+    ]
+    column = text_column or ("text" if "text" in strings else None)
+    if column is None and len(strings) == 1:
+        column = strings[0]
+    if column not in strings:
+        have = ", ".join(rows.column_names)
+        raise ValueError(
+            f"{source} has no column {column or 'text'} of strings but {have}, name --text_column"
+        )
+    rows = rows.select_columns([column])
+    return rows if column == "text" else rows.rename_column(column, "text")
+
+
+def text_pieces(
+    stamps: Sequence[tuple[str, int, int]], lines: bool, start: float, end: float
+) -> Iterator[dict[str, object]]:
+    """Text files as rows, a line each, or as documents in pieces of some 16,000 characters.
+
+    Of each file the part from fraction `start` to fraction `end`, both moved on to the next line.
+    Pieces are cut before a white space that a word follows, where GPT-2's tokenizer cuts too, so
+    their tokens are those of the whole text. `stamps` are path, bytes, and time of change.
+    """
+    for path, size, _ in stamps:
+        text = _read_text(path, _line_start(path, size, start), _line_start(path, size, end))
+        pieces = _lines(text) if lines else _cut(text)
+        first, held = True, next(pieces, None)
+        while held is not None:
+            following = next(pieces, None)
+            last = following is None
+            yield {"text": held, "first": lines or first, "last": lines or last}
+            first, held = False, following
+
+
+def _line_start(path: str, size: int, fraction: float) -> int:
+    """Byte offset of the first line that starts at or after that fraction of the file."""
+    if fraction in (0.0, 1.0):
+        return round(size * fraction)
+    with open(path, "rb") as file:
+        file.seek(int(size * fraction))
+        file.readline()
+        return min(file.tell(), size)
+
+
+def _read_text(path: str, start: int, stop: int) -> Iterator[str]:
+    """Bytes `start` to `stop` as UTF-8, a megabyte at a time, with every line end made `\\n`."""
+    utf8 = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+    with open(path, "rb") as file:
+        file.seek(start)
+        while start < stop:
+            pending = len(utf8.getstate()[0])
+            data = file.read(min(READ_BYTES, stop - start))
+            try:
+                yield decoder.decode(data, final=start + len(data) >= stop)
+            except UnicodeDecodeError as error:
+                offset = start - pending + error.start
+                raise ValueError(
+                    f"{path} is not UTF-8, byte {offset} is {error.object[error.start]:#04x}, "
+                    "convert it first"
+                ) from error
+            if not data:
+                return
+            start += len(data)
+
+
+def _lines(chunks: Iterator[str]) -> Iterator[str]:
+    rest = ""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split("\n")
+        yield from (line + "\n" for line in whole)
+    if rest:
+        yield rest
+
+
+def _cut(chunks: Iterator[str]) -> Iterator[str]:
+    rest = ""
+    for chunk in chunks:
+        rest += chunk
+        begin = 0
+        while len(rest) - begin > 2 * PIECE_CHARACTERS:
+            window = (begin + PIECE_CHARACTERS, begin + 2 * PIECE_CHARACTERS)
+            word = BEFORE_WORD.search(rest, *window)
+            cut = word.start() if word else window[1]  # text without spaces is cut all the same
+            yield rest[begin:cut]
+            begin = cut
+        rest = rest[begin:]
+    if rest:
+        yield rest

@@ -1,0 +1,92 @@
+"""Command line flags, made from the fields of a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import itertools
+import typing
+from typing import Any, Literal, NoReturn
+
+from .config import TrainConfig, field_types
+
+USAGE_ERROR = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"gpt2ft: error: {message}, see --help\n")
+
+
+def make_parser(kind: type[Any], command: str) -> argparse.ArgumentParser:
+    """A flag for each field, its docstring the help; the result holds only what was given."""
+    parser = _Parser(
+        prog=f"gpt2ft {command}",
+        description=kind.__doc__,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    docs, types = field_docs(kind), field_types(kind)
+    if kind is TrainConfig:
+        parser.add_argument(
+            "--config",
+            metavar="NAME|FILE",
+            help="recipe (wikitext2, quickstart) or YAML file of these settings, which flags "
+            "override; without it and without a corpus: wikitext2",
+        )
+        for precision in ("fp16", "bf16"):
+            parser.add_argument(
+                f"--{precision}",
+                dest="precision",
+                action="store_const",
+                const=precision,
+                help=f"same as --precision {precision}",
+            )
+    for field in dataclasses.fields(kind):
+        _add_flag(parser, field, types[field.name][0], docs[field.name])
+    return parser
+
+
+def _add_flag(
+    parser: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any, doc: str
+) -> None:
+    names = _spellings(field.name)
+    default = None if field.default is dataclasses.MISSING else field.default
+    if not isinstance(default, bool) and default is not None:
+        doc += f" (default: {default})"
+    options: dict[str, Any] = {"dest": field.name, "help": doc}
+    if kind is bool:
+        off = _spellings(f"no_{field.name}") + (["--greedy"] if field.name == "do_sample" else [])
+        if default:
+            parser.add_argument(*off, action="store_false", dest=field.name, help=doc)
+            options["help"] = "the default" if default else doc
+        short = ["-i"] if field.name == "interactive" else []
+        parser.add_argument(*short, *names, action="store_true", **options)
+    elif field.name == "resume":
+        parser.add_argument(*names, nargs="?", const="auto", metavar="PATH", **options)
+    elif field.name == "prompt":
+        parser.add_argument("-p", *names, action="append", metavar="TEXT", **options)
+    elif typing.get_origin(kind) is list:
+        parser.add_argument(*names, nargs="+", action="extend", metavar="FILE", **options)
+    elif typing.get_origin(kind) is Literal:
+        parser.add_argument(*names, choices=typing.get_args(kind), **options)
+    else:
+        metavar = {int: "N", float: "X", str: "TEXT"}[kind]
+        parser.add_argument(*names, type=kind, metavar=metavar, **options)
+
+
+def _spellings(name: str) -> list[str]:
+    """`--a_b` and `--a-b`."""
+    return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+
+
+def field_docs(kind: type[Any]) -> dict[str, str]:
+    """Docstring of each field, the line below it, as `--help` shows it."""
+    body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
+    return {
+        ast.unparse(statement.target): " ".join(doc.value.value.split())
+        for statement, doc in itertools.pairwise(body)
+        if isinstance(statement, ast.AnnAssign)
+    }

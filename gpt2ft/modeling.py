@@ -1,0 +1,184 @@
+"""Model and tokenizer: loaded or made anew, and checked to fit each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import transformers
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from .hub import HubUnavailableError, is_offline
+
+END_OF_TEXT = "<|endoftext|>"
+DEFAULT_VOCAB_SIZE = 8192
+
+
+def load_tokenizer(name: str, *, revision: str = "main") -> Any:
+    """The tokenizer of a folder or a model on the hub.
+
+    Where it has no pad token, end-of-text serves. Raises `FileNotFoundError`, `ValueError` or
+    `HubUnavailableError`.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unavailable("tokenizer", name, error) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, *, revision: str = "main", dropout: float | None = None) -> Any:
+    """A causal language model in fp32, from a folder or the hub, in evaluation mode.
+
+    Only safetensors are read, and no code that comes with a model is run. `dropout` sets all its
+    dropout probabilities. Raises `FileNotFoundError`, `HubUnavailableError`, or `ValueError` if it
+    is no causal language model or tensors are missing.
+    """
+    try:
+        config: Any = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        _set_dropout(config, dropout)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _unavailable("model", name, error) from error
+    model, info = loaded
+    if info["missing_keys"]:
+        first = ", ".join(sorted(info["missing_keys"])[:5])
+        raise ValueError(f"model {name} lacks tensors, {first}, it is damaged or of another type")
+    return model
+
+
+def _unavailable(what: str, name: str, error: Exception) -> Exception:
+    """The error a user can act on, for one of the libraries' many."""
+    reason = " ".join(str(error).split())
+    if os.path.isdir(name):
+        return ValueError(f"{what} {os.path.abspath(name)} cannot be loaded, {reason}")
+    if is_offline():
+        return HubUnavailableError(
+            f"{what} {name} is neither on this machine nor is the hub reachable, "
+            "name a folder, or train a new model with --model_type gpt2"
+        )
+    return FileNotFoundError(f"{what} {name} cannot be loaded from the hub, {reason}")
+
+
+def new_model(
+    model_type: str,
+    *,
+    tokenizer: Any,
+    overrides: str | None = None,
+    dropout: float | None = None,
+) -> Any:
+    """A model of that type with random weights, its vocabulary that of the tokenizer.
+
+    `overrides` changes its configuration: `n_layer=4,n_embd=192`. Weights are drawn from torch's
+    global generator. Raises `ValueError` for a type or setting that there is not.
+    """
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    settings = {"vocab_size": len(tokenizer), **ids, **parse_overrides(overrides)}
+    try:
+        known = AutoConfig.for_model(model_type)
+        unknown = [name for name in settings if not hasattr(known, name)]
+        if unknown:
+            raise ValueError(f"--config_overrides {unknown[0]} is no setting of {model_type}")
+        config = AutoConfig.for_model(model_type, **settings)
+        _set_dropout(config, dropout)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"no new model of type {model_type}, {reason}") from error
+
+
+def parse_overrides(overrides: str | None) -> dict[str, Any]:
+    """`n_layer=4,n_embd=192` as `{"n_layer": 4, "n_embd": 192}`."""
+    settings = {}
+    for item in filter(None, (overrides or "").split(",")):
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"--config_overrides {item} is no setting, write name=value")
+        settings[name.strip()] = yaml.safe_load(value)
+    return settings
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int = DEFAULT_VOCAB_SIZE) -> Any:
+    """A byte-level BPE like GPT-2's (Radford et al., 2019), trained on the texts.
+
+    Its first entry is the end-of-text token, which also begins and pads.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _set_dropout(config: Any, dropout: float | None) -> None:
+    """Set every dropout probability that the configuration has, whatever the model calls it."""
+    if dropout is None:
+        return
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, dropout)
+
+
+def window(model: Any) -> int | None:
+    """Most tokens that the model can attend to; None if its positions have no limit."""
+    size = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(size) if size else None
+
+
+def check_fit(model: Any, tokenizer: Any, block_size: int) -> None:
+    """Raise `ValueError` if tokenizer and model do not fit, or a block does not into the window."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} entries, the model's embedding {rows}, "
+            "use the model's own tokenizer"
+        )
+    limit = window(model)
+    if limit is not None and block_size > limit:
+        raise ValueError(f"--block_size {block_size} is over the model's window, at most {limit}")
+    if block_size < 2:
+        raise ValueError(f"--block_size {block_size} leaves nothing to predict, at least 2")
+
+
+def silence_libraries() -> None:
+    """Keep from the terminal what the libraries say that a user can do nothing about."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def batched_texts(documents: Any, size: int = 100) -> Iterator[str]:
+    """Texts of a data set with a column `text`, read from disk `size` at a time."""
+    for rows in documents.iter(batch_size=size):
+        yield from rows["text"]

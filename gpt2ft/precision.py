@@ -1,0 +1,76 @@
+"""Device, autocast dtype and gradient scaler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where a run computes, and in which dtype its matrix products are.
+
+    `dtype` is autocast's, None for plain fp32. Weights and optimizer moments are fp32 in any case.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None
+
+    @property
+    def name(self) -> str:
+        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+
+    def autocast(self) -> torch.autocast:
+        """Context of a forward pass; does nothing in fp32."""
+        enabled = self.dtype is not None
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """A gradient scaler: enabled for fp16 alone, so that the step is one code path."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA, else MPS, else the CPU.
+
+    Raises `ValueError` if it is no device, or is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name} is no device, use auto, cpu or cuda") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name} is not there, use auto or cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"--device {name} is not there, use auto or cpu")
+    return device
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has bf16 products in hardware (AMX, AVX512-BF16); without, they are slow."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """Precision `name` on the device; `auto` is fp16 on CUDA, bf16 where the CPU has it, else fp32.
+
+    Raises `ValueError` where the device cannot do it.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            name = "fp16"
+        else:
+            name = "bf16" if device.type == "cpu" and cpu_multiplies_bf16() else "fp32"
+    if name == "fp16" and device.type != "cuda":
+        raise ValueError(f"precision fp16 does not train on {device.type}, use bf16 or fp32")
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError(f"precision bf16 is not supported by {device}, use fp16 or fp32")
+    return Precision(device, DTYPES[name])

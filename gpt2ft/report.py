@@ -1,0 +1,163 @@
+"""What a person looks at: progress, log lines, the card at the end, and metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .loop import Evaluation, StepResult, TrainState
+
+# C0 but newline and tab, DEL, C1, and the bidirectional controls: what a terminal would obey.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+SECONDS_BETWEEN_REFRESHES = 0.5
+
+
+def printable(text: str) -> str:
+    """Text from outside, made harmless to a terminal: control characters as `\\x1b`, `\\u202e`."""
+    return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def say(text: str = "") -> None:
+    """A line on standard output, above the progress bar if there is one."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+class TrainingReport:
+    """Progress bar, a line every `logging_steps`, and a record of every step in metrics.jsonl.
+
+    Losses stay on the device until a line is due, so that the steps between wait for nothing.
+    """
+
+    def __init__(self, path: Path, state: TrainState, *, max_steps: int, logging_steps: int):
+        self._path = path
+        self._max_steps = max_steps
+        self._logging_steps = logging_steps
+        self._pending: list[StepResult] = []
+        self._since = (time.monotonic(), state.tokens)
+        self._refreshed = 0.0
+        # disable=None: no bar where standard error is no terminal.
+        self._bar = tqdm(
+            total=max_steps, initial=state.step, unit="step", disable=None, dynamic_ncols=True
+        )
+
+    def step(self, result: StepResult, state: TrainState) -> None:
+        """Take note of a step; log if a line is due."""
+        self._pending.append(result)
+        self._bar.update(result.step - self._bar.n)
+        if result.step % self._logging_steps == 0 or result.step >= self._max_steps:
+            self.log(state)
+        elif not self._bar.disable and time.monotonic() > self._refreshed:
+            self._refreshed = time.monotonic() + SECONDS_BETWEEN_REFRESHES
+            rate = self._tokens_per_second(state)
+            self._bar.set_postfix_str(  # reads the loss back from the device
+                f"loss {result.loss.item():.3f}, lr {result.learning_rate:.1e}, {rate:,.0f} tok/s"
+            )
+
+    def log(self, state: TrainState) -> None:
+        """Read back what is pending: a record a step, and one line for all."""
+        if not self._pending:
+            return
+        loss = torch.stack([result.loss for result in self._pending]).tolist()
+        norm = torch.stack([result.grad_norm for result in self._pending]).tolist()
+        count = torch.stack([result.n_targets for result in self._pending]).tolist()
+        skipped = torch.stack([result.skipped for result in self._pending]).tolist()
+        rate = self._tokens_per_second(state)
+        records = [
+            {
+                "step": result.step,
+                "loss": loss[i],
+                "grad_norm": norm[i],
+                "learning_rate": result.learning_rate,
+                "n_targets": int(count[i]),
+                "skipped": skipped[i],
+            }
+            for i, result in enumerate(self._pending)
+        ]
+        self.record(*records)
+        mean = sum(a * b for a, b in zip(loss, count, strict=True)) / sum(count)
+        last = records[-1]
+        left = (self._max_steps - state.step) * self._seconds() / len(records)
+        say(
+            f"step {state.step:>6}/{self._max_steps}  loss {mean:.4f}  "
+            f"lr {last['learning_rate']:.2e}  grad_norm {last['grad_norm']:.2f}  "
+            f"{rate:,.0f} tok/s  {tqdm.format_interval(left)} left"
+            + (f"  skipped {sum(skipped)}" if any(skipped) else "")
+        )
+        self._pending.clear()
+        self.restart_clock(state)
+
+    def restart_clock(self, state: TrainState) -> None:
+        """Leave out of the rate the time since the last line: it went into something else."""
+        self._since = (time.monotonic(), state.tokens)
+
+    def record(self, *records: dict[str, Any]) -> None:
+        """Append to metrics.jsonl; what is not finite, which JSON has no number for, as null."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            for record in records:
+                finite = {
+                    name: None if isinstance(value, float) and not math.isfinite(value) else value
+                    for name, value in record.items()
+                }
+                file.write(json.dumps(finite, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.leave = False
+        self._bar.close()
+
+    def _seconds(self) -> float:
+        return max(1e-9, time.monotonic() - self._since[0])
+
+    def _tokens_per_second(self, state: TrainState) -> float:
+        return (state.tokens - self._since[1]) / self._seconds()
+
+
+def forget_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drop from metrics.jsonl what a run that resumes at `step` will do again; returns the rest."""
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # half a line, from a crash
+            continue
+        if record["step"] <= step:
+            kept.append(record)
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
+    path.write_text("".join(lines), encoding="utf-8")
+    return kept
+
+
+def evaluation_line(evaluation: Evaluation) -> str:
+    """Loss and perplexity in words."""
+    return (
+        f"loss {evaluation.loss:.4f}  perplexity {evaluation.perplexity:,.2f}  "
+        f"over {evaluation.n_targets:,} held-out tokens"
+    )
+
+
+def card(before: Evaluation | None, after: Evaluation | None, samples: tuple[str, str]) -> str:
+    """Before and after, side by side, and how the model wrote then and writes now."""
+    lines = []
+    if before and after:
+        lines += [
+            f"{'held-out text':<16}{'before':>12}{'after':>12}",
+            f"{'loss':<16}{before.loss:>12.4f}{after.loss:>12.4f}",
+            f"{'perplexity':<16}{before.perplexity:>12,.2f}{after.perplexity:>12,.2f}",
+        ]
+    elif after:
+        lines.append(f"held-out text: {evaluation_line(after)}")
+    for name, sample in zip(("before", "after"), samples, strict=True):
+        if sample:
+            lines += ["", f"--- it wrote {name} ---", printable(sample.strip())]
+    return "\n".join(lines)

@@ -1,0 +1,123 @@
+"""The training state as named tensors and plain values, and back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from .loop import TrainState
+
+COUNTERS = ("seed", "step", "epoch", "batch", "tokens", "skipped_steps")
+
+
+def _parameter_names(optimizer: torch.optim.Optimizer) -> list[str]:
+    return [name for group in optimizer.param_groups for name in group["param_names"]]
+
+
+def optimizer_tensors(state: TrainState) -> dict[str, torch.Tensor]:
+    """Optimizer state by parameter NAME: by index, a changed order would load silently."""
+    by_index = state.optimizer.state_dict()["state"]
+    names = _parameter_names(state.optimizer)
+    return {
+        f"{key}/{names[index]}": value.contiguous()
+        for index, entry in by_index.items()
+        for key, value in entry.items()
+    }
+
+
+def state_values(state: TrainState) -> dict[str, Any]:
+    """All of the state that is no tensor, for JSON."""
+    groups = state.optimizer.state_dict()["param_groups"]
+    return {
+        **{name: getattr(state, name) for name in COUNTERS},
+        "precision": state.precision.name,
+        "scaler": state.scaler.state_dict(),
+        "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in groups],
+    }
+
+
+def restore(
+    state: TrainState,
+    values: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+    moments: Mapping[str, torch.Tensor],
+) -> None:
+    """Bring model, optimizer, scaler and counters to what was saved.
+
+    Raises `ValueError` if something does not fit, before anything is changed.
+    """
+    if values["precision"] != state.precision.name:
+        raise ValueError(
+            f"it was trained in {values['precision']}, this run is in {state.precision.name}, "
+            f"add --precision {values['precision']}"
+        )
+    names = _parameter_names(state.optimizer)
+    saved_names = [name for group in values["param_groups"] for name in group["param_names"]]
+    if names != saved_names:
+        different = sorted(set(names) ^ set(saved_names))[:5]
+        raise ValueError(f"it holds the moments of other parameters: {', '.join(different)}")
+    check_same(weights, state.model.state_dict())
+    state.model.load_state_dict(weights)
+    state.optimizer.load_state_dict(
+        {"state": _by_index(names, moments), "param_groups": _groups(state.optimizer, values)}
+    )
+    if values["scaler"]:
+        state.scaler.load_state_dict(values["scaler"])
+    for name in COUNTERS:
+        setattr(state, name, values[name])
+
+
+def _by_index(
+    names: Sequence[str], moments: Mapping[str, torch.Tensor]
+) -> dict[int, dict[str, torch.Tensor]]:
+    """`exp_avg/NAME` and so on, as the optimizer's `load_state_dict` wants it."""
+    index = {name: i for i, name in enumerate(names)}
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for full_name, tensor in moments.items():
+        key, name = full_name.split("/", 1)
+        entries.setdefault(index[name], {})[key] = tensor
+    return entries
+
+
+def _groups(optimizer: torch.optim.Optimizer, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    own = optimizer.state_dict()["param_groups"]
+    return [{**group, **saved} for group, saved in zip(own, values["param_groups"], strict=True)]
+
+
+def check_same(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+    """Raise `ValueError` with the first five differences in name, shape or dtype."""
+
+    def form(tensors: Mapping[str, torch.Tensor], name: str) -> str:
+        return f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "none"
+
+    different = [n for n in sorted(saved.keys() | own.keys()) if form(saved, n) != form(own, n)]
+    if different:
+        first = "; ".join(f"{n}: {form(saved, n)}, not {form(own, n)}" for n in different[:5])
+        raise ValueError(f"tensors differ: {first}")
+
+
+def random_states() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """torch's states and numpy's as tensors, Python's and numpy's small change as JSON."""
+    tensors = {"torch": torch.get_rng_state()}
+    for index in range(torch.cuda.device_count()):
+        tensors[f"cuda{index}"] = torch.cuda.get_rng_state(index)
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    tensors["numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    return tensors, {"numpy": [kind, *rest], "python": random.getstate()}
+
+
+def restore_random_states(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+    """Put back what `random_states` read."""
+    torch.set_rng_state(tensors["torch"])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda{index}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
+    kind, *rest = values["numpy"]
+    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), *rest))
+    version, words, gauss = values["python"]
+    random.setstate((version, tuple(words), gauss))

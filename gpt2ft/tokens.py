@@ -1,0 +1,244 @@
+"""Documents to a token store on disk; blocks or rows out of it; the order of an epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from datasets import Dataset, Features, List, Value
+
+IntArray = npt.NDArray[np.int64]
+Sample = dict[str, IntArray]
+
+FEATURES = Features({"input_ids": List(Value("int32")), "first": Value("bool")})
+TOKENIZED_AT_ONCE = 128
+
+
+class TokenStore:
+    """All tokens of a corpus, one after another, memory-mapped from the cache of `datasets`.
+
+    `offsets (rows + 1,)` says where each row (a document, or a piece of one) lies in the stream,
+    `document_starts` where documents begin. Memory in use does not grow with the tokens.
+    """
+
+    def __init__(self, tokenized: Dataset, *, has_prefix: bool, separated: bool) -> None:
+        chunks = tokenized.data.column("input_ids").chunks
+        self._chunks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in chunks]
+        self._chunk_offsets = _offsets([len(chunk) for chunk in self._chunks])
+        lengths = [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in chunks]
+        self.offsets = _offsets(np.concatenate(lengths) if lengths else [])
+        first = tokenized.data.column("first").to_numpy() & (np.diff(self.offsets) > 0)
+        starts = self.offsets[:-1][first]
+        # The end-of-text token before a document stands at its start, as GPT-2 saw it, and predicts
+        # its first token; a tokenizer with a beginning-of-text token of its own needs no other.
+        self.document_starts = starts if has_prefix else starts - 1
+        if not separated:
+            self.document_starts = starts[:0]
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.offsets[-1])
+
+    def tokens(self, start: int, stop: int) -> IntArray:
+        """Tokens `start` to `stop` of the stream, `(stop - start,)`."""
+        first = int(np.searchsorted(self._chunk_offsets, start, side="right")) - 1
+        parts = []
+        while start < stop:
+            base, end = self._chunk_offsets[first : first + 2]
+            parts.append(self._chunks[first][start - base : min(stop, end) - base])
+            start, first = min(stop, int(end)), first + 1
+        return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
+
+
+def _offsets(lengths: Any) -> IntArray:
+    return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))]).astype(np.int64)
+
+
+def tokenize(
+    documents: Dataset,
+    tokenizer: Any,
+    *,
+    separator: bool = True,
+    keep_blank: bool = False,
+    num_proc: int | None = None,
+) -> TokenStore:
+    """Tokenize a data set with a column `text`, in batches, through the cache of `datasets`.
+
+    With `separator` each document gets what the tokenizer puts before a text (a beginning-of-text
+    token, if it has one) and an end-of-text token behind it. Documents of white space alone have no
+    tokens, unless `keep_blank`. Raises `ValueError` if the tokenizer has no end-of-text token.
+    """
+    prefix = _prefix(tokenizer) if separator else []
+    end = tokenizer.eos_token_id
+    if separator and end is None:
+        raise ValueError("the tokenizer has no end-of-text token, use --row_separator none")
+    options = {
+        "prefix": prefix,
+        "suffix": [end] if separator else [],
+        "keep_blank": keep_blank,
+    }
+    # A key of our own: that of a fast tokenizer's pickle changes once it has been used
+    # (datasets#3847), and the cache would miss.
+    key = json.dumps([documents._fingerprint, _identity(tokenizer), options, 1])
+    tokenized = documents.map(
+        _tokenize_batch,
+        fn_kwargs={"tokenizer": tokenizer, **options},
+        batched=True,
+        batch_size=TOKENIZED_AT_ONCE,
+        remove_columns=documents.column_names,
+        features=FEATURES,
+        num_proc=num_proc,
+        new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
+        desc="Tokenizing",
+    )
+    return TokenStore(tokenized, has_prefix=bool(prefix), separated=separator)
+
+
+def _tokenize_batch(
+    batch: Mapping[str, Sequence[Any]],
+    *,
+    tokenizer: Any,
+    prefix: list[int],
+    suffix: list[int],
+    keep_blank: bool,
+) -> dict[str, list[Any]]:
+    texts = batch["text"]
+    first = list(batch.get("first", [True] * len(texts)))
+    last = list(batch.get("last", [True] * len(texts)))
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    rows: list[list[int]] = []
+    for text, row, starts, ends in zip(texts, ids, first, last, strict=True):
+        blank = starts and ends and not text.strip()
+        if blank and not keep_blank:
+            rows.append([])
+        else:
+            rows.append((prefix if starts else []) + row + (suffix if ends else []))
+    return {"input_ids": rows, "first": first}
+
+
+def _prefix(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts before a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    dressed = tokenizer("a")["input_ids"]
+    at = next(i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare)
+    return list(dressed[:at])
+
+
+def _identity(tokenizer: Any) -> str:
+    """What decides which ids a text gets."""
+    if getattr(tokenizer, "is_fast", False):
+        return str(tokenizer.backend_tokenizer.to_str())
+    return json.dumps(
+        [type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.init_kwargs],
+        sort_keys=True,
+        default=str,
+    )
+
+
+class Blocks:
+    """The stream of tokens in blocks of `block_size`, none left out, the last one shorter.
+
+    A sample holds `input_ids (T,)` and, where a document starts within it, `position_ids (T,)` that
+    begin again at 0 there: attention then stays within documents.
+    """
+
+    def __init__(self, store: TokenStore, block_size: int, *, limit: int | None = None) -> None:
+        if store.n_tokens < 2:
+            raise ValueError(f"the corpus has {store.n_tokens} tokens, at least 2 are needed")
+        self._store = store
+        self._block_size = block_size
+        # A last block of one token would have nothing to predict: it takes one more from the block
+        # before it.
+        starts = np.arange(0, store.n_tokens, block_size, dtype=np.int64)
+        self._bounds = np.append(np.minimum(starts, store.n_tokens - 2), store.n_tokens)
+        self._bounds = self._bounds[: min(limit or len(starts), len(starts)) + 1]
+
+    @property
+    def lengths(self) -> IntArray:
+        return np.diff(self._bounds)
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, index: int) -> Sample:
+        start, stop = (int(bound) for bound in self._bounds[index : index + 2])
+        sample = {"input_ids": self._store.tokens(start, stop)}
+        begins = self._store.document_starts
+        low, high = np.searchsorted(begins, [start, stop])
+        inside = begins[low:high] - start
+        if len(inside) and inside[-1] > 0:
+            positions = np.arange(stop - start)
+            origin = np.zeros(stop - start, dtype=np.int64)
+            origin[inside] = inside
+            sample["position_ids"] = positions - np.maximum.accumulate(origin)
+        return sample
+
+
+class Rows:
+    """One document or line a sample, cut to `block_size`; those under two tokens are left out."""
+
+    def __init__(self, store: TokenStore, block_size: int, *, limit: int | None = None) -> None:
+        lengths = np.minimum(np.diff(store.offsets), block_size)
+        self._rows = np.flatnonzero(lengths >= 2)[:limit]
+        self.lengths = lengths[self._rows]
+        self._store = store
+        if not len(self._rows):
+            raise ValueError("no row of the corpus has two tokens, at least one is needed")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        start = int(self._store.offsets[self._rows[index]])
+        return {"input_ids": self._store.tokens(start, start + int(self.lengths[index]))}
+
+
+def epoch_order(n_samples: int, *, seed: int, epoch: int) -> IntArray:
+    """Order of the samples in an epoch `(n_samples,)`: a function of seed and epoch, without
+    state."""
+    return np.random.default_rng([seed, epoch]).permutation(n_samples)
+
+
+class Batches:
+    """Micro-batches of samples, as a function of epoch and index.
+
+    `data[epoch, index]` collates `batch_size` samples in the order of that epoch. Without a seed
+    every epoch goes from the longest sample to the shortest, which pads least: for evaluation.
+    """
+
+    def __init__(
+        self,
+        samples: Blocks | Rows,
+        collate: Callable[[list[Sample]], dict[str, torch.Tensor]],
+        *,
+        batch_size: int,
+        seed: int | None = None,
+    ) -> None:
+        self.samples = samples
+        self._collate = collate
+        self._batch_size = batch_size
+        self._seed = seed
+        self._order: tuple[int, IntArray] | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self.samples) // self._batch_size)
+
+    def __getitem__(self, position: tuple[int, int]) -> dict[str, torch.Tensor]:
+        epoch, index = position
+        return self._collate([self.samples[int(i)] for i in self.sample_numbers(epoch, index)])
+
+    def sample_numbers(self, epoch: int, index: int) -> IntArray:
+        """Which samples micro-batch `index` of the epoch holds, `(B,)`."""
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self._epoch(epoch))
+        return self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
+
+    def _epoch(self, epoch: int) -> IntArray:
+        if self._seed is None:
+            return np.argsort(-self.samples.lengths, kind="stable")
+        return epoch_order(len(self.samples), seed=self._seed, epoch=epoch)

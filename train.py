@@ -1,0 +1,8 @@
+"""Fine-tune a causal language model: `python train.py --help`."""
+
+import sys
+
+from gpt2ft.cli import train_main
+
+if __name__ == "__main__":
+    sys.exit(train_main())
