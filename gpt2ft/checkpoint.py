@@ -172,9 +172,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     try:
         values = _read_json(path / STATE)
         # from_pretrained: for some models transformers renames tensors between file and memory.
-        saved = type(model).from_pretrained(
-            path, config=model.config, dtype=model.dtype, use_safetensors=True
-        )
+        saved = type(model).from_pretrained(path, dtype=model.dtype, use_safetensors=True)
         moments = safetensors.torch.load_file(path / OPTIMIZER)
         snapshot.restore(state, values, saved.state_dict(), moments)
         snapshot.restore_random_states(safetensors.torch.load_file(path / RNG), values["random"])

@@ -52,13 +52,17 @@ def load_model(name: str, *, revision: str = "main", dropout: float | None = Non
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unavailable("model", name, error) from error
     model, info = loaded
-    if info["missing_keys"]:
-        first = ", ".join(sorted(info["missing_keys"])[:5])
-        raise ValueError(f"model {name} lacks tensors, {first}, it is damaged or of another type")
+    missing = sorted(info["missing_keys"])
+    misshapen = sorted(str(key[0]) for key in info["mismatched_keys"])
+    if missing or misshapen:
+        what = "lacks tensors" if missing else "has tensors of another shape"
+        names = ", ".join((missing or misshapen)[:5])
+        raise ValueError(f"model {name} {what}, {names}, it is damaged or of another type")
     return model
 
 

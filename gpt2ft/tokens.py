@@ -166,7 +166,7 @@ class Blocks:
         return len(self._bounds) - 1
 
     def __getitem__(self, index: int) -> Sample:
-        start, stop = (int(bound) for bound in self._bounds[index : index + 2])
+        start, stop = int(self._bounds[index]), int(self._bounds[index + 1])
         sample = {"input_ids": self._store.tokens(start, stop)}
         begins = self._store.document_starts
         low, high = np.searchsorted(begins, [start, stop])

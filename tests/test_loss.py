@@ -61,7 +61,9 @@ def test_without_restarting_positions_they_would(model):
     labels = ids.clone()
     labels[0, [0, 4, 5]] = -100
     positions = torch.tensor([[i for ids in DOCUMENTS for i in range(len(ids))]])
-    apart, _ = causal_lm_loss(model, {"input_ids": ids, "labels": labels, "position_ids": positions})
+    apart, _ = causal_lm_loss(
+        model, {"input_ids": ids, "labels": labels, "position_ids": positions}
+    )
     together, _ = causal_lm_loss(model, {"input_ids": ids, "labels": labels})
     assert abs(apart - together) > 1e-3
 

@@ -1,0 +1,177 @@
+"""pytest tests/test_config.py"""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from gpt2ft.config import (
+    RECIPES,
+    GenerateConfig,
+    TrainConfig,
+    changed_settings,
+    load_recipe,
+    save_config,
+    with_overrides,
+)
+
+
+def valid(**settings):
+    config = TrainConfig(**{"train_file": ["a.txt"], **settings})
+    config.validate()
+    return config
+
+
+def test_the_missions_recipe():
+    """DESIGN.md §3, value by value."""
+    config = TrainConfig(**load_recipe("wikitext2"))
+    config.validate()
+    expected = {
+        "model_name_or_path": "gpt2",
+        "dataset_name": "Salesforce/wikitext",
+        "dataset_config_name": "wikitext-2-raw-v1",
+        "dataset_split": "train[:50%]",
+        "packing": False,
+        "block_size": 64,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "num_train_epochs": 1.0,
+        "learning_rate": 5e-5,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "precision": "auto",
+        "logging_steps": 100,
+        "save_steps": 500,
+        "output_dir": "./gpt2-finetuned-wikitext2",
+    }
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path):
+    TrainConfig(**load_recipe(path.stem)).validate()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("learning_rate", -1.0, "learning_rate is -1.0, give a number >= 0"),
+        ("learning_rate", float("nan"), "learning_rate is nan"),
+        ("learning_rate", float("inf"), "learning_rate is inf"),
+        ("per_device_train_batch_size", 0, "give a number >= 1"),
+        ("gradient_accumulation_steps", 0, "give a number >= 1"),
+        ("block_size", 1, "block_size is 1, give a number >= 2"),
+        ("save_steps", 0, "give a number >= 1"),
+        ("save_total_limit", 1, "give a number >= 2"),
+        ("max_grad_norm", 0.0, "give a number > 0"),
+        ("adam_beta1", 1.0, "give a number < 1"),
+        ("adam_epsilon", 0.0, "give a number > 0"),
+        ("weight_decay", -0.1, "give a number >= 0"),
+        ("seed", -1, "give a number >= 0"),
+        ("seed", 2**63, r"give a number < 2\*\*63"),
+        ("validation_split_percentage", 100.0, "give a number < 100"),
+        ("train_file", [], "no corpus"),
+    ],
+)
+def test_what_training_refuses(setting, value, message):
+    with pytest.raises(ValueError, match=message):
+        valid(**{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("temperature", -0.1, "temperature is -0.1"),
+        ("temperature", float("nan"), "temperature is nan"),
+        ("temperature", float("inf"), "temperature is inf"),
+        ("top_p", 0.0, "top_p is 0.0, give a number > 0"),
+        ("top_p", 1.1, "give a number <= 1"),
+        ("top_k", -1, "give a number >= 0"),
+        ("max_new_tokens", 0, "give a number >= 1"),
+        ("max_new_tokens", 10**30, r"give a number <= 10\*\*7"),
+        ("repetition_penalty", 0.0, "give a number > 0"),
+        ("prompt", [], "nothing to continue"),
+    ],
+)
+def test_what_generation_refuses(setting, value, message):
+    with pytest.raises(ValueError, match=message):
+        GenerateConfig(**{"prompt": ["a"], setting: value}).validate()
+
+
+def test_max_grad_norm_may_be_infinite():
+    assert valid(max_grad_norm=float("inf")).max_grad_norm == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sneed: 1", "sets sneed, which is no setting"),
+        ("seed: one", "sets seed to 'one'"),
+        ("seed: true", "sets seed to True"),
+        ("packing: 1", "sets packing to 1"),
+        ("precision: fp8", "sets precision to 'fp8'"),
+        ("train_file: a.txt", "sets train_file to 'a.txt'"),
+        ("- a", "is no recipe"),
+        ("a: [", "is not YAML"),
+        ("seed: null", "sets seed to None"),
+    ],
+)
+def test_what_a_recipe_file_may_not_say(text, message, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(str(path))
+
+
+def test_a_recipe_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "learning_rate: 5e-5\nnum_train_epochs: 2\nmax_steps: null\ntrain_file: [a.txt]"
+    )
+    assert load_recipe(str(path)) == {
+        "learning_rate": 5e-5,  # which YAML alone reads as a string
+        "num_train_epochs": 2.0,
+        "max_steps": None,
+        "train_file": ["a.txt"],
+    }
+    with pytest.raises(FileNotFoundError, match="recipes are quickstart, wikitext2"):
+        load_recipe("nonsense")
+
+
+def test_a_flag_clears_the_recipes_alternative():
+    recipe = load_recipe("wikitext2")
+    own_text = with_overrides(recipe, {"train_file": ["a.txt"]})
+    assert own_text["dataset_name"] is None and own_text["train_file"] == ["a.txt"]
+    new = with_overrides(recipe, {"model_type": "gpt2"})
+    assert new["model_name_or_path"] is None and new["model_type"] == "gpt2"
+    with pytest.raises(ValueError, match="exclude each other"):
+        with_overrides(recipe, {"train_file": ["a.txt"], "dataset_name": "b"})
+
+
+def test_a_saved_configuration_is_read_back(tmp_path):
+    config = valid(learning_rate=3e-4, text_column="ünï")
+    path = tmp_path / "config.yaml"
+    path.write_text(save_config(config), encoding="utf-8")
+    assert TrainConfig(**load_recipe(str(path))) == config
+
+
+def test_what_may_change_when_resuming():
+    saved = yaml.safe_load(save_config(valid()))
+    same = valid(logging_steps=7, save_steps=9, max_steps=99, output_dir="b", resume="auto")
+    assert changed_settings(saved, same) == []
+    changed = changed_settings(saved, valid(seed=1, per_device_train_batch_size=4))
+    assert changed == ["per_device_train_batch_size: 8 then, 4 now", "seed: 42 then, 1 now"]
+
+
+def test_every_field_has_help():
+    from gpt2ft.flags import field_docs
+
+    for kind in (TrainConfig, GenerateConfig):
+        docs = field_docs(kind)
+        assert set(docs) == {field.name for field in dataclasses.fields(kind)}
+        assert all(len(doc) > 5 for doc in docs.values())

@@ -1,0 +1,208 @@
+"""pytest tests/test_tokens.py"""
+
+import numpy as np
+import pytest
+import transformers
+from datasets import Dataset
+from tokenizers import processors
+
+from gpt2ft import Batches, Blocks, CausalLMCollator, Rows, tokenize
+from gpt2ft.tokens import epoch_order
+
+END = 0
+
+
+def ids(tokenizer, text):
+    return tokenizer(text)["input_ids"]
+
+
+@pytest.fixture
+def documents(text_rows):
+    return Dataset.from_dict({"text": text_rows})
+
+
+@pytest.fixture
+def with_beginning(tokenizer):
+    """The byte tokenizer, but it puts a token of its own, id 1, before each text, as Llama's."""
+    backend = tokenizer.backend_tokenizer
+    other = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=type(backend).from_str(backend.to_str()),
+        bos_token="!",
+        eos_token="<|endoftext|>",
+    )
+    begin = other.convert_tokens_to_ids("!")
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="! $A", special_tokens=[("!", begin)]
+    )
+    return other
+
+
+def test_documents_end_in_end_of_text_and_stand_one_after_another(documents, tokenizer, text_rows):
+    store = tokenize(documents, tokenizer)
+    expected = [token for row in text_rows for token in [*ids(tokenizer, row), END]]
+    assert store.tokens(0, store.n_tokens).tolist() == expected
+
+
+def test_without_separator_rows_are_one_text(documents, tokenizer, text_rows):
+    store = tokenize(documents, tokenizer, separator=False)
+    assert store.tokens(0, store.n_tokens).tolist() == ids(tokenizer, "".join(text_rows))
+
+
+def test_tokens_across_any_border(tokenizer):
+    """Documents enough for several record batches on disk."""
+    rows = [f"row {i} " * (i % 5) for i in range(700)]
+    store = tokenize(Dataset.from_dict({"text": rows}), tokenizer)
+    everything = [t for row in rows if row for t in [*ids(tokenizer, row), END]]
+    assert len(store._chunks) > 1
+    edges = [int(edge) for edge in store._chunk_offsets]
+    for edge in edges:
+        for start, stop in ((edge - 3, edge + 3), (edge, edge + 1), (edge - 1, edge)):
+            start, stop = max(0, start), min(stop, store.n_tokens)
+            assert store.tokens(start, stop).tolist() == everything[start:stop]
+    assert store.tokens(0, store.n_tokens).tolist() == everything
+    assert store.tokens(5, 5).tolist() == []
+
+
+def test_blank_documents_are_dropped_unless_kept(tokenizer):
+    rows = Dataset.from_dict({"text": ["a", "", " \n", "b"]})
+    dropped = tokenize(rows, tokenizer)
+    assert dropped.tokens(0, dropped.n_tokens).tolist() == [*ids(tokenizer, "a"), END] + [
+        *ids(tokenizer, "b"),
+        END,
+    ]
+    kept = tokenize(rows, tokenizer, separator=False, keep_blank=True)
+    assert kept.tokens(0, kept.n_tokens).tolist() == ids(tokenizer, "a \nb")
+
+
+def test_a_beginning_of_text_token_is_put_before_documents(documents, with_beginning, text_rows):
+    store = tokenize(documents, with_beginning)
+    begin = with_beginning.bos_token_id
+    expected = [t for row in text_rows for t in [*ids(with_beginning, row), END]]
+    assert expected[0] == begin
+    assert store.tokens(0, store.n_tokens).tolist() == expected
+    # Documents start at it; the end-of-text token before belongs to the document that ended.
+    assert [int(store.tokens(s, s + 1)[0]) for s in store.document_starts] == [begin] * 40
+
+
+def test_no_end_of_text_token(documents):
+    import tokenizers
+
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    bare = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
+    with pytest.raises(ValueError, match="row_separator none"):
+        tokenize(documents, bare)
+    assert tokenize(documents, bare, separator=False).n_tokens
+
+
+@pytest.mark.parametrize("block_size", [2, 3, 7, 16, 64, 10_000])
+def test_blocks_lose_no_token_and_repeat_none(block_size, documents, tokenizer):
+    store = tokenize(documents, tokenizer)
+    everything = store.n_tokens
+    # Also a stream whose last block would be a single token.
+    for n_tokens in {everything, max(2, (everything - 1) // block_size * block_size + 1)}:
+        store.offsets[-1] = n_tokens
+        blocks = Blocks(store, block_size)
+        together = np.concatenate([block["input_ids"] for block in blocks])
+        assert together.tolist() == store.tokens(0, store.n_tokens).tolist()
+        assert blocks.lengths.max() <= block_size
+        assert blocks.lengths.min() >= 2 or block_size == 2
+        assert [len(block["input_ids"]) for block in blocks] == blocks.lengths.tolist()
+
+
+def test_positions_begin_again_where_a_document_does(tokenizer):
+    """The end-of-text token opens the next document: it is what predicts its first token."""
+    store = tokenize(Dataset.from_dict({"text": ["abc", "de", "fghij"]}), tokenizer)
+    # stream: a b c | E d e | E f g h i j | E, the last E opening what would follow
+    blocks = Blocks(store, 8)
+    assert blocks[0]["position_ids"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert "position_ids" not in blocks[1]  # f was in the block before; one document, from 0 on
+    assert Blocks(store, 3)[1]["input_ids"].tolist()[0] == END
+    assert "position_ids" not in Blocks(store, 3)[1]  # E d e: begins with the block
+
+
+def test_rows_are_cut_and_short_ones_left_out(tokenizer):
+    texts = Dataset.from_dict({"text": ["abcdef", "", "g", "hi", "\n"]})
+    store = tokenize(texts, tokenizer, separator=False)
+    rows = Rows(store, 4)
+    assert [row["input_ids"].tolist() for row in rows] == [
+        ids(tokenizer, "abcd"),
+        ids(tokenizer, "hi"),
+    ]
+    assert rows.lengths.tolist() == [4, 2]
+    ended = Rows(tokenize(texts, tokenizer), 4)
+    assert [row["input_ids"].tolist() for row in ended] == [
+        ids(tokenizer, "abcd"),  # cut: the text has not ended
+        [*ids(tokenizer, "g"), END],
+        [*ids(tokenizer, "hi"), END],
+    ]
+
+
+def test_limits_and_too_little_text(documents, tokenizer):
+    store = tokenize(documents, tokenizer)
+    assert len(Blocks(store, 16, limit=3)) == len(Rows(store, 16, limit=3)) == 3
+    assert len(Blocks(store, 10_000, limit=3)) == 1
+    nothing = tokenize(Dataset.from_dict({"text": [" "]}), tokenizer)
+    with pytest.raises(ValueError, match="0 tokens"):
+        Blocks(nothing, 16)
+    with pytest.raises(ValueError, match="no row"):
+        Rows(nothing, 16)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    orders = {
+        (seed, epoch): epoch_order(50, seed=seed, epoch=epoch).tolist()
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert all(sorted(order) == list(range(50)) for order in orders.values())
+    assert len({tuple(order) for order in orders.values()}) == 4
+    assert epoch_order(50, seed=0, epoch=1).tolist() == orders[0, 1]
+
+
+def test_batches_are_a_function_of_their_place(documents, tokenizer):
+    """Any batch may be asked for at any time, as a resumed run does."""
+    samples = Rows(tokenize(documents, tokenizer), 32)
+    collate = CausalLMCollator(pad_token_id=END)
+    data = Batches(samples, collate, batch_size=6, seed=3)
+    assert len(data) == 7
+    in_order = {(e, i): data[e, i]["input_ids"].tolist() for e in (0, 1) for i in range(7)}
+    again = Batches(samples, collate, batch_size=6, seed=3)
+    for place in reversed(in_order):
+        assert again[place]["input_ids"].tolist() == in_order[place]
+    numbers = [int(n) for i in range(7) for n in data.sample_numbers(1, i)]
+    assert sorted(numbers) == list(range(40))
+
+
+def test_without_a_seed_the_longest_come_first(documents, tokenizer):
+    samples = Rows(tokenize(documents, tokenizer), 64)
+    data = Batches(samples, CausalLMCollator(pad_token_id=END), batch_size=6)
+    widths = [data[0, i]["input_ids"].shape[1] for i in range(len(data))]
+    assert widths == sorted(widths, reverse=True)
+    assert sorted(int(n) for i in range(7) for n in data.sample_numbers(0, i)) == list(range(40))
+
+
+def test_the_cache_is_hit_by_a_tokenizer_that_was_used(documents, tokenizer, monkeypatch, tmp_path):
+    """transformers' own pickle of it changes (datasets#3847); and other settings miss it."""
+    documents.save_to_disk(tmp_path / "rows")
+    calls = []
+    from gpt2ft import tokens
+
+    original = tokens._tokenize_batch
+
+    def counted(batch, **settings):
+        calls.append(1)
+        return original(batch, **settings)
+
+    monkeypatch.setattr(tokens, "_tokenize_batch", counted)
+    from datasets import load_from_disk
+
+    tokenize(load_from_disk(tmp_path / "rows"), tokenizer)
+    first = len(calls)
+    assert first
+    tokenizer(["a", "longer text"], padding=True, truncation=True, max_length=4)
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenize(load_from_disk(tmp_path / "rows"), tokenizer)
+    assert len(calls) == first
+    tokenize(load_from_disk(tmp_path / "rows"), tokenizer, separator=False)
+    assert len(calls) > first
