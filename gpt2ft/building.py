@@ -49,7 +49,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     block_size = config.block_size or min(512, modeling.window(model) or 512)
     modeling.check_fit(model, tokenizer, block_size)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable()
     model.to(device)
 
     data = _batches(config, corpus.train, tokenizer, block_size, training=True)

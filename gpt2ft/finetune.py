@@ -112,6 +112,7 @@ def _before(run: Run, log: report.TrainingReport, history: Any, stop: Stop) -> A
 
 def _observe(run: Run, log: report.TrainingReport, stop: Stop) -> tuple[Evaluation | None, str]:
     """Evaluate and sample; the training run does not notice."""
+    log.flush()
     evaluation = None
     record: dict[str, Any] = {"step": run.state.step}
     if run.held_out:
@@ -126,7 +127,6 @@ def _observe(run: Run, log: report.TrainingReport, stop: Stop) -> tuple[Evaluati
         }
     sample = _sample(run, stop)
     log.record(record | {"sample": sample})
-    log.restart_clock(run.state)
     return evaluation, sample
 
 
@@ -179,19 +179,18 @@ def _train(
             )
         log.step(result, state)
         done = state.step >= run.max_steps
-        if config.eval_steps and state.step % config.eval_steps == 0 and not done:
-            log.log(state)
-            _observe(run, log, stop)
-        if state.step % config.save_steps == 0 or done:
-            log.log(state)
-            _save(config, run, output_dir)
-            log.restart_clock(state)
+        with log.paused():
+            if config.eval_steps and state.step % config.eval_steps == 0 and not done:
+                _observe(run, log, stop)
+            if state.step % config.save_steps == 0 or done:
+                _save(config, run, log, output_dir)
         stop.check()
 
 
-def _save(config: TrainConfig, run: Run, output_dir: Path) -> None:
+def _save(config: TrainConfig, run: Run, log: report.TrainingReport, output_dir: Path) -> None:
     if run.saved_step == run.state.step:
         return
+    log.flush()
     path = checkpoints.save_checkpoint(
         output_dir, run.state, tokenizer=run.tokenizer, keep=config.save_total_limit
     )
@@ -221,7 +220,7 @@ def _stopped(
     number = stop.signal or 0
     done = f"stopped by {signal.Signals(number).name} after step {run.state.step}"
     if run.state.step:
-        _save(config, run, output_dir)
+        _save(config, run, log, output_dir)
         folder = shlex.quote(str(output_dir))
         log.close()
         say(f"{done}; to go on: python train.py --output_dir {folder} --resume")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ class TrainingReport:
         self._path = path
         self._max_steps = max_steps
         self._logging_steps = logging_steps
-        self._pending: list[StepResult] = []
+        self._pending: list[StepResult] = []  # not yet read back from the device
+        self._window: list[dict[str, Any]] = []  # recorded since the last line
         self._since = (time.monotonic(), state.tokens)
         self._refreshed = 0.0
         # disable=None: no bar where standard error is no terminal.
@@ -62,42 +65,52 @@ class TrainingReport:
                 f"loss {result.loss.item():.3f}, lr {result.learning_rate:.1e}, {rate:,.0f} tok/s"
             )
 
-    def log(self, state: TrainState) -> None:
-        """Read back what is pending: a record a step, and one line for all."""
+    def flush(self) -> None:
+        """Read back what is pending, and record it."""
         if not self._pending:
             return
-        loss = torch.stack([result.loss for result in self._pending]).tolist()
-        norm = torch.stack([result.grad_norm for result in self._pending]).tolist()
-        count = torch.stack([result.n_targets for result in self._pending]).tolist()
-        skipped = torch.stack([result.skipped for result in self._pending]).tolist()
-        rate = self._tokens_per_second(state)
+        tensors = ("loss", "grad_norm", "n_targets", "skipped")
+        columns = {
+            name: torch.stack([getattr(result, name) for result in self._pending]).tolist()
+            for name in tensors
+        }
         records = [
             {
                 "step": result.step,
-                "loss": loss[i],
-                "grad_norm": norm[i],
                 "learning_rate": result.learning_rate,
-                "n_targets": int(count[i]),
-                "skipped": skipped[i],
+                **{name: columns[name][i] for name in tensors},
             }
             for i, result in enumerate(self._pending)
         ]
         self.record(*records)
-        mean = sum(a * b for a, b in zip(loss, count, strict=True)) / sum(count)
-        last = records[-1]
-        left = (self._max_steps - state.step) * self._seconds() / len(records)
+        self._window += records
+        self._pending.clear()
+
+    def log(self, state: TrainState) -> None:
+        """One line for all steps since the last: their mean loss, weighted by tokens."""
+        self.flush()
+        if not self._window:
+            return
+        n_targets = sum(record["n_targets"] for record in self._window)
+        mean = sum(record["loss"] * record["n_targets"] for record in self._window) / n_targets
+        skipped = sum(record["skipped"] for record in self._window)
+        last = self._window[-1]
+        left = (self._max_steps - state.step) * self._seconds() / len(self._window)
         say(
             f"step {state.step:>6}/{self._max_steps}  loss {mean:.4f}  "
             f"lr {last['learning_rate']:.2e}  grad_norm {last['grad_norm']:.2f}  "
-            f"{rate:,.0f} tok/s  {tqdm.format_interval(left)} left"
-            + (f"  skipped {sum(skipped)}" if any(skipped) else "")
+            f"{self._tokens_per_second(state):,.0f} tok/s  {tqdm.format_interval(left)} left"
+            + (f"  skipped {skipped}" if skipped else "")
         )
-        self._pending.clear()
-        self.restart_clock(state)
-
-    def restart_clock(self, state: TrainState) -> None:
-        """Leave out of the rate the time since the last line: it went into something else."""
+        self._window.clear()
         self._since = (time.monotonic(), state.tokens)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of the rate the time that goes into something else than steps."""
+        start = time.monotonic()
+        yield
+        self._since = (self._since[0] + time.monotonic() - start, self._since[1])
 
     def record(self, *records: dict[str, Any]) -> None:
         """Append to metrics.jsonl; what is not finite, which JSON has no number for, as null."""

@@ -90,7 +90,8 @@ def model(make_model):
 @pytest.fixture
 def text_rows():
     """Forty rows of a few words, of 8 to 63 characters; none is blank."""
-    words = "the quick brown fox jumps over a lazy dog while seven wizards box in the rain".split()
+    text = "the quick brown fox jumps over a lazy dog while seven wizards box in the rain"
+    words = text.split(" ")
     return [" ".join(words[i % 9 : i % 9 + 2 + i % 11]) for i in range(40)]
 
 

@@ -14,13 +14,13 @@ from gpt2ft import (
     CausalLMCollator,
     TrainState,
     build_optimizer,
+    durable,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
     train,
 )
 from gpt2ft import checkpoint as checkpoints
-from gpt2ft import durable
 from gpt2ft.checkpoint import CheckpointError, verify_checkpoint
 from gpt2ft.precision import Precision
 

@@ -190,19 +190,19 @@ def test_steps_never_reach_over_the_end_of_an_epoch(model):
 
 
 def test_every_epoch_trains_on_every_sample_once(model):
-    class Spy(Batches):
-        asked = []
+    asked = []
 
+    class Spy(Batches):
         def __getitem__(self, position):
-            self.asked += [(position[0], int(i)) for i in self.sample_numbers(*position)]
+            asked.extend((position[0], int(i)) for i in self.sample_numbers(*position))
             return super().__getitem__(position)
 
     data = Spy(Samples(), collate, batch_size=3, seed=5)
     for _ in train(make_state(model), data, max_steps=6):
         pass
     for epoch in (0, 1):
-        assert sorted(i for e, i in data.asked if e == epoch) == list(range(8))
-    orders = [[i for e, i in data.asked if e == epoch] for epoch in (0, 1)]
+        assert sorted(i for e, i in asked if e == epoch) == list(range(8))
+    orders = [[i for e, i in asked if e == epoch] for epoch in (0, 1)]
     assert orders[0] != orders[1]
 
 

@@ -112,28 +112,19 @@ def test_losses_equal_the_trainers(kind, accumulation, request, tmp_path):
         )
     ]
 
-    class InOurOrder:
-        """The samples as our epochs come to them, for a Trainer that goes straight through."""
-
-        order = [
-            int(i)
-            for epoch in range(accumulation)
-            for index in range(len(data))
-            for i in data.sample_numbers(epoch, index)
-        ]
-
-        def __len__(self):
-            return len(self.order)
-
-        def __getitem__(self, index):
-            return samples[self.order[index]]
-
+    # The samples as our epochs come to them, for a Trainer that goes straight through.
+    in_our_order = [
+        samples[int(i)]
+        for epoch in range(accumulation)
+        for index in range(len(data))
+        for i in data.sample_numbers(epoch, index)
+    ]
     reference = make()
     # Left alone, the Trainer of transformers 5.23 counts the first token of every row as a target
     # of GPT-2, though not of Llama: it looks for a loss type in the class name, and
     # GPT2LMHeadModel has none. Its mean is then too small, by a twentieth here.
     reference.loss_type = "ForCausalLM"
-    theirs = trainer_losses(reference, InOurOrder(), accumulation, tmp_path)
+    theirs = trainer_losses(reference, in_our_order, accumulation, tmp_path)
     assert len(ours) == len(theirs) == STEPS
     assert theirs[-1] < theirs[0] - 0.1  # it did learn
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=0, atol=1e-5)

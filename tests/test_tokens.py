@@ -66,10 +66,8 @@ def test_tokens_across_any_border(tokenizer):
 def test_blank_documents_are_dropped_unless_kept(tokenizer):
     rows = Dataset.from_dict({"text": ["a", "", " \n", "b"]})
     dropped = tokenize(rows, tokenizer)
-    assert dropped.tokens(0, dropped.n_tokens).tolist() == [*ids(tokenizer, "a"), END] + [
-        *ids(tokenizer, "b"),
-        END,
-    ]
+    expected = [*ids(tokenizer, "a"), END, *ids(tokenizer, "b"), END]
+    assert dropped.tokens(0, dropped.n_tokens).tolist() == expected
     kept = tokenize(rows, tokenizer, separator=False, keep_blank=True)
     assert kept.tokens(0, kept.n_tokens).tolist() == ids(tokenizer, "a \nb")
 

@@ -1,0 +1,313 @@
+"""The commands as a user gives them, in processes of their own: pytest tests/test_cli.py"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pexpect
+import pytest
+import transformers
+
+from gpt2ft import cli
+from gpt2ft.cli import UsageError, newest_finished_run
+from gpt2ft.config import TrainConfig
+from gpt2ft.optim import lr_at
+from tests.test_corpus import make_hub_folder
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(script, *arguments, cwd, **settings):
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("script", ["train.py", "generate.py"])
+def test_help_answers_at_once(script, tmp_path):
+    """Under a second; the best of three, since the machine may be busy with something else."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = run(script, "--help", cwd=tmp_path)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0 and "--model_name_or_path" in done.stdout
+    assert min(seconds) < 1.0
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from gpt2ft import cli\n"
+        "try: cli.train_main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train.py", ["--sneed", "1"], "unrecognized arguments: --sneed 1"),
+        ("train.py", ["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        ("train.py", ["--learning-rate", "-1"], "--learning_rate is -1.0, give a number >= 0"),
+        ("train.py", ["--config", "nonsense"], "no recipe or file nonsense"),
+        ("train.py", ["--resume"], "--resume finds no run in"),
+        ("generate.py", ["-i"], "no finished run in this folder"),
+        ("generate.py", ["-p", "a", "--top_p", "2"], "--top_p is 2.0, give a number <= 1"),
+        ("generate.py", [], "nothing to continue"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_2(script, arguments, message, tmp_path):
+    done = run(script, *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("gpt2ft: error: ") and message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_run_is_one_line_and_exits_1(tmp_path):
+    done = run("train.py", "--train_file", "gone.txt", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"gpt2ft: error: no file {tmp_path}/gone.txt, check the path\n"
+    assert "Traceback" in run("train.py", "--train_file", "x", "--debug", cwd=tmp_path).stderr
+
+
+def test_a_recipe_that_was_named_is_never_replaced(tmp_path):
+    done = run("train.py", "--config", "wikitext2", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Salesforce/wikitext is neither on this machine nor is the hub" in done.stderr
+
+
+def settings(*arguments):
+    return cli._train_config(vars(cli.make_parser(TrainConfig, "train").parse_args(arguments)))
+
+
+def test_no_arguments_are_the_mission_and_own_data_is_not():
+    assert settings().dataset_name == "Salesforce/wikitext"
+    assert settings("--seed", "3").dataset_name == "Salesforce/wikitext"
+    own = settings("--train-file", "a.txt", "b.txt")
+    assert (own.train_file, own.dataset_name, own.packing) == (["a.txt", "b.txt"], None, True)
+    assert own.model_name_or_path == "gpt2"
+
+
+def test_flags():
+    both = settings("--train_file", "a", "--per-device-train-batch-size", "3", "--no_packing")
+    assert (both.per_device_train_batch_size, both.packing) == (3, False)
+    assert settings("--config", "wikitext2", "--packing").packing
+    assert not settings("--no-packing").packing
+    assert settings("--fp16").precision == "fp16" and settings("--bf16").precision == "bf16"
+    generate = cli.make_parser(cli.GenerateConfig, "generate")
+    given = vars(generate.parse_args(["-p", "a", "-p", "b", "--greedy"]))
+    assert given == {"prompt": ["a", "b"], "do_sample": False}
+
+
+def test_a_flag_overrides_the_recipe():
+    assert settings("--config", "quickstart", "--learning_rate", "1").learning_rate == 1.0
+    chosen = settings("--config", "quickstart", "--model_name_or_path", "m")
+    assert (chosen.model_type, chosen.model_name_or_path) == (None, "m")
+    with pytest.raises(UsageError, match="exclude each other"):
+        settings("--train_file", "a", "--dataset_name", "b")
+
+
+PARAGRAPH = " A long paragraph , of more than 64 @-@ bytes . " * 3
+ROWS = [row for i in range(60) for row in ("", f" = Heading {i} = \n", "", PARAGRAPH)]
+
+
+@pytest.fixture
+def offline_hub(tmp_path, make_model, tokenizer):
+    """A folder in which the names of the mission are folders of the hub's form."""
+    make_model(dropout=0.1).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    splits = {"train": ROWS, "validation": ROWS[:40], "test": ROWS[:4]}
+    make_hub_folder(tmp_path / "Salesforce" / "wikitext", splits)
+    return tmp_path
+
+
+def test_the_mission_word_for_word(offline_hub):
+    """`python train.py` and nothing else: rows, cut, batch, schedule, output, then a prompt."""
+    done = run("train.py", cwd=offline_hub)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "warning" not in done.stdout.lower()
+    out = offline_hub / "gpt2-finetuned-wikitext2"
+
+    rows = [row for row in ROWS[: len(ROWS) // 2] if row.strip()]
+    n_steps = -(-len(rows) // 8)
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    before, *steps, after = steps
+    assert len(steps) == n_steps
+    expected = [lr_at(i, max_steps=n_steps, learning_rate=5e-5) for i in range(n_steps)]
+    assert [step["learning_rate"] for step in steps] == pytest.approx(expected)
+    lengths = [min(64, len(row.encode())) for row in rows]
+    assert sum(step["n_targets"] for step in steps) == sum(length - 1 for length in lengths)
+    held_out = [min(64, len(row.encode())) - 1 for row in ROWS[:40] if row.strip()]
+    assert before["n_targets"] == after["n_targets"] == sum(held_out)
+    assert after["eval_loss"] < before["eval_loss"]
+    config = json.loads((out / "config.json").read_text())
+    assert transformers.AutoTokenizer.from_pretrained(out).pad_token == "<|endoftext|>"
+    assert config["model_type"] == "gpt2"
+
+    answer = transformers.pipeline("text-generation", model=str(out))("A", max_new_tokens=2)
+    assert answer[0]["generated_text"].startswith("A")
+
+    asked = run("generate.py", "-i", "--seed", "1", cwd=offline_hub, input="A long\n")
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert asked.stdout.startswith("A long") and len(asked.stdout) > 20
+
+
+def test_without_hub_and_choice_it_falls_back_to_the_quickstart(tmp_path):
+    """Its first steps; the whole of it is what the README's first command runs."""
+    start = time.perf_counter()
+    done = run("train.py", "--max_steps", "3", "--max_eval_samples", "4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()[:2]
+    assert "Salesforce/wikitext is neither on this machine" in first
+    assert "running the recipe quickstart instead, into ./gpt2-finetuned-quickstart" in second
+    assert time.perf_counter() - start < 120
+    out = tmp_path / "gpt2-finetuned-quickstart"
+    assert newest_finished_run(tmp_path) == str(out)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    assert len(tokenizer) == 2048
+
+    flags = ["-p", "The", "-p", "", "--seed", "4", "--max_new_tokens", "9"]
+    texts = [run("generate.py", *flags, cwd=tmp_path) for _ in range(2)]
+    assert texts[0].returncode == 0 and texts[0].stdout == texts[1].stdout
+    assert texts[0].stdout.startswith("The")
+
+
+@pytest.fixture
+def finished(model_folder):
+    """A model to generate from."""
+    return str(model_folder)
+
+
+def test_prompts_from_a_file_and_a_pipe_that_closes(finished, tmp_path):
+    (tmp_path / "prompts.txt").write_text("one\ntwo ünï\n", encoding="utf-8")
+    flags = ["--model_name_or_path", finished, "--greedy", "--max_new_tokens", "3"]
+    done = run("generate.py", "--prompt_file", "prompts.txt", *flags, cwd=tmp_path)
+    lines = done.stdout.split("\n")
+    assert done.returncode == 0 and lines[0].startswith("one")
+    assert any(line.startswith("two ünï") for line in lines)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    done = run("generate.py", "--prompt_file", "latin.txt", *flags, cwd=tmp_path)
+    assert done.returncode == 1 and "latin.txt is not UTF-8, byte 3" in done.stderr
+
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "generate.py"),
+            "-p",
+            "a",
+            "--model_name_or_path",
+            finished,
+            "--max_new_tokens",
+            "5000",
+        ],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.read(3)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 141
+
+
+def test_the_terminal(finished, tmp_path):
+    """Through a pseudo-terminal: a prompt, Ctrl-C in a text, history, escaped controls, Ctrl-D."""
+    terminal = pexpect.spawn(
+        sys.executable,
+        [
+            str(ROOT / "generate.py"),
+            "-i",
+            "--model_name_or_path",
+            finished,
+            "--temperature",
+            "2",
+            "--max_new_tokens",
+            "100000",
+            "--seed",
+            "1",
+        ],
+        cwd=str(tmp_path),
+        env={**ENVIRONMENT, "HOME": str(tmp_path), "TERM": "xterm"},
+        encoding="utf-8",
+        timeout=90,
+    )
+    terminal.expect("gpt2ft> ")
+    terminal.sendline("first prompt")
+    terminal.expect("first prompt\r\n.*first prompt...")
+    time.sleep(1)
+    terminal.sendintr()
+    terminal.expect("gpt2ft> ")
+    shown = terminal.before
+    assert "\x1b" not in shown.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "")
+    terminal.send("\x1b[A")  # arrow up: the last prompt again
+    terminal.expect("first prompt")
+    terminal.send("\x15")
+    terminal.sendeof()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0
+    assert "first prompt" in (tmp_path / ".gpt2ft_history").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_real_process_stopped_and_resumed(number, finished, tmp_path):
+    """By a signal it saves where it is; killed, it goes on from its last checkpoint."""
+    (tmp_path / "own.txt").write_text("a line of text, and another one\n" * 400, encoding="utf-8")
+    flags = [
+        "--train_file",
+        "own.txt",
+        "--model_name_or_path",
+        finished,
+        "--block_size",
+        "32",
+        "--max_steps",
+        "40",
+        "--save_steps",
+        "5",
+        "--logging_steps",
+        "1",
+    ]
+    assert run("train.py", *flags, "--output_dir", "straight", cwd=tmp_path).returncode == 0
+
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *flags, "--output_dir", "out"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("step     12/40"):
+            process.send_signal(number)
+            break
+    rest = process.stdout.read()
+    if number == signal.SIGINT:
+        assert process.wait(60) == 130
+        assert rest.splitlines()[-1].endswith("to go on: python train.py --output_dir out --resume")
+    else:
+        assert process.wait(60) == -signal.SIGKILL
+
+    done = run("train.py", "--output_dir", "out", "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    resumed_at = int(done.stdout.split("resumed from out/checkpoint-")[1].split(",")[0])
+    assert resumed_at >= (12 if number == signal.SIGINT else 10)
+    for name in ("model.safetensors", "checkpoint-40/optimizer.safetensors"):
+        a, b = ((tmp_path / folder / name).read_bytes() for folder in ("straight", "out"))
+        assert a == b, name

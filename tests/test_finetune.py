@@ -1,0 +1,235 @@
+"""Whole runs, in this process: pytest tests/test_finetune.py"""
+
+import hashlib
+import json
+import signal
+
+import pytest
+import torch
+import transformers
+import yaml
+
+from gpt2ft import finetune as story
+from gpt2ft.checkpoint import CheckpointError, find_checkpoint
+from gpt2ft.config import TrainConfig
+from gpt2ft.finetune import finetune
+
+LINES = [f"line {i}: the {'quick brown fox' if i % 3 else 'lazy dog'} again\n" for i in range(300)]
+
+
+@pytest.fixture
+def own_text(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_text("".join(LINES), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def settings(model_folder, own_text, tmp_path):
+    return {
+        "model_name_or_path": str(model_folder),
+        "train_file": [own_text],
+        "block_size": 32,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 12,
+        "save_steps": 4,
+        "logging_steps": 5,
+        "learning_rate": 3e-3,
+        "precision": "fp32",
+        "output_dir": str(tmp_path / "out"),
+    }
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def results(output_dir):
+    """Weights and moments of a run that is finished."""
+    last = find_checkpoint(output_dir)[0]
+    names = ("model.safetensors", "optimizer.safetensors", "rng.safetensors")
+    return [sha256(output_dir / "model.safetensors"), *(sha256(last / name) for name in names)]
+
+
+def records(output_dir):
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_from_corpus_to_model(settings, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert finetune(TrainConfig(**settings)) == 0
+    assert {p.name for p in out.glob("checkpoint-*")} == {"checkpoint-8", "checkpoint-12"}
+    assert yaml.safe_load((out / "config.yaml").read_text())["learning_rate"] == 3e-3
+
+    written = records(out)
+    steps = [record for record in written if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, 13))
+    assert sorted(record["n_targets"] for record in steps)[1:] == [8 * 31] * 11
+    assert [round(record["learning_rate"], 9) for record in steps[:2]] == [0.003, 0.00275]
+    evaluations = [record for record in written if "eval_loss" in record]
+    assert [record["step"] for record in evaluations] == [0, 12]
+    assert evaluations[1]["eval_loss"] < evaluations[0]["eval_loss"] - 0.5
+
+    shown = capsys.readouterr().out
+    for expected in (
+        "12 steps of 8 blocks",
+        "step      5/12  loss",
+        "perplexity",
+        "it wrote after",
+        f"saved to {out}",
+        f"python generate.py -i --model_name_or_path {out}",
+    ):
+        assert expected in shown, expected
+
+    answer = transformers.pipeline("text-generation", model=str(out))("line", max_new_tokens=5)
+    assert answer[0]["generated_text"].startswith("line")
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 11])
+def test_stopped_by_a_signal_and_resumed_it_ends_the_same(
+    stop_at, settings, tmp_path, monkeypatch, capsys
+):
+    """Dropout is on, and it stops at, before and after a checkpoint."""
+    straight = {**settings, "output_dir": str(tmp_path / "straight")}
+    assert finetune(TrainConfig(**straight)) == 0
+
+    def train_and_signal(state, *arguments, **keywords):
+        for result in original(state, *arguments, **keywords):
+            if result.step == stop_at:
+                signal.raise_signal(signal.SIGTERM)
+            yield result
+
+    original = story.train
+    monkeypatch.setattr(story, "train", train_and_signal)
+    assert finetune(TrainConfig(**settings)) == 128 + signal.SIGTERM
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line.endswith(f"python train.py --output_dir {settings['output_dir']} --resume")
+    assert find_checkpoint(tmp_path / "out")[0].name == f"checkpoint-{stop_at}"
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+    monkeypatch.setattr(story, "train", original)
+    torch.manual_seed(123)
+    assert finetune(TrainConfig(**settings, resume="auto")) == 0
+    assert results(tmp_path / "out") == results(tmp_path / "straight")
+
+    def per_step(out):
+        return [r for r in records(out) if "loss" in r]
+
+    assert per_step(tmp_path / "out") == per_step(tmp_path / "straight")
+    assert f"resumed from {tmp_path / 'out'}/checkpoint-{stop_at}" in capsys.readouterr().out
+
+
+def test_observing_more_often_changes_nothing(settings, tmp_path):
+    often = {"eval_steps": 1, "logging_steps": 1, "save_steps": 1, "per_device_eval_batch_size": 2}
+    assert finetune(TrainConfig(**settings)) == 0
+    assert finetune(TrainConfig(**{**settings, **often, "output_dir": str(tmp_path / "b")})) == 0
+    assert results(tmp_path / "out") == results(tmp_path / "b")
+
+
+def test_a_run_in_place_is_not_written_over(settings, tmp_path):
+    assert finetune(TrainConfig(**settings)) == 0
+    before = results(tmp_path / "out")
+    with pytest.raises(ValueError, match="a finished run, go on with --resume or"):
+        finetune(TrainConfig(**settings))
+    (tmp_path / "out" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="an unfinished run"):
+        finetune(TrainConfig(**settings))
+    assert results(tmp_path / "out") == before
+    other = {**settings, "seed": 1, "overwrite_output_dir": True}
+    assert finetune(TrainConfig(**other)) == 0
+    assert results(tmp_path / "out") != before
+    assert [r["step"] for r in records(tmp_path / "out") if "eval_loss" in r] == [0, 12]
+
+
+def test_a_resumed_run_may_grow_but_not_change(settings, tmp_path):
+    assert finetune(TrainConfig(**settings)) == 0
+    with pytest.raises(ValueError, match=r"block_size: 32 then, 16 now; seed: 42 then, 1 now"):
+        finetune(TrainConfig(**{**settings, "seed": 1, "block_size": 16}, resume="auto"))
+    assert finetune(TrainConfig(**{**settings, "max_steps": 14}, resume="auto")) == 0
+    assert find_checkpoint(tmp_path / "out")[0].name == "checkpoint-14"
+    # Already at the last step: nothing is trained, and the model is there.
+    before = results(tmp_path / "out")
+    assert finetune(TrainConfig(**{**settings, "max_steps": 14}, resume="auto")) == 0
+    assert results(tmp_path / "out") == before
+
+
+def test_resuming_needs_something_to_resume(settings, tmp_path):
+    with pytest.raises(ValueError, match="found no checkpoint"):
+        finetune(TrainConfig(**settings, resume="auto"))
+    with pytest.raises(CheckpointError, match=r"nowhere/manifest\.json"):
+        finetune(TrainConfig(**settings, resume=str(tmp_path / "nowhere")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use_is_refused(settings, tmp_path):
+    refused = pytest.raises(ValueError, match=r"is in use by process \d+")
+    with story._locked(_made(tmp_path / "out")), refused:
+        finetune(TrainConfig(**settings))
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def _made(path):
+    path.mkdir()
+    return path
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_good_weights(settings, tmp_path, monkeypatch):
+    from gpt2ft import loop
+
+    usual = loop.causal_lm_loss
+    calls = []
+
+    def breaks(model, batch):
+        calls.append(1)
+        loss_sum, n_targets = usual(model, batch)
+        return loss_sum * (float("nan") if len(calls) > 12 else 1.0), n_targets
+
+    def train(*arguments, **keywords):
+        return loop.train(*arguments, **keywords, loss_fn=breaks)
+
+    monkeypatch.setattr(story, "train", train)
+    with pytest.raises(FloatingPointError, match="step 7 has a gradient that is not finite"):
+        finetune(TrainConfig(**settings))
+    path, _ = find_checkpoint(tmp_path / "out")
+    assert path.name == "checkpoint-4"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"packing": False, "row_separator": "none", "validation_split_percentage": 10.0},
+        {"gradient_checkpointing": True, "lr_scheduler_type": "cosine", "warmup_ratio": 0.25},
+        {"precision": "bf16", "dropout": 0.0},
+        {"validation_split_percentage": 0.0, "max_train_samples": 16, "max_steps": None},
+        {
+            "model_name_or_path": None,
+            "model_type": "gpt2",
+            "row_separator": "none",
+            "config_overrides": "n_layer=1,n_head=2,n_embd=16,n_positions=32,vocab_size=300",
+        },
+        {
+            "model_name_or_path": None,
+            "model_type": "llama",
+            "config_overrides": "num_hidden_layers=1,hidden_size=16,intermediate_size=16,"
+            "num_attention_heads=2,vocab_size=300",
+        },
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_other_ways_to_run(changes, settings, tmp_path):
+    assert finetune(TrainConfig(**{**settings, **changes})) == 0
+    losses = [record["loss"] for record in records(tmp_path / "out") if "loss" in record]
+    assert all(0 < loss < 10 for loss in losses)
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.eos_token == "<|endoftext|>"
+
+
+def test_checkpointing_activations_computes_the_same(settings, tmp_path):
+    """Dropout on: what is computed again must draw the same numbers."""
+    assert finetune(TrainConfig(**settings)) == 0
+    again = {**settings, "gradient_checkpointing": True, "output_dir": str(tmp_path / "b")}
+    assert finetune(TrainConfig(**again)) == 0
+    a, b = ([r["loss"] for r in records(tmp_path / name) if "loss" in r] for name in ("out", "b"))
+    torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=0, atol=1e-5)
