@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import random
 from dataclasses import dataclass
@@ -25,11 +27,15 @@ from .tokens import Batches, Blocks, Rows, tokenize
 class Run:
     """All that a run is made of."""
 
+    config: TrainConfig
+    """With precision and block_size decided."""
     state: TrainState
     tokenizer: Any
     data: Batches
     held_out: Batches | None
     max_steps: int
+    digest: str
+    """Of the training tokens and how many samples they make."""
     saved_step: int = -1
     """Step of the newest checkpoint this process saved or loaded."""
 
@@ -52,10 +58,12 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         model.activation_checkpointing_enable()
     model.to(device)
 
-    data = _batches(config, corpus.train, tokenizer, block_size, training=True)
+    config = dataclasses.replace(config, precision=precision.name, block_size=block_size)
+    cut = functools.partial(_batches, config, tokenizer, modeling.keeps_documents_apart(model))
+    data, digest = cut(corpus.train, training=True)
     held_out = None
     if corpus.validation is not None:
-        held_out = _batches(config, corpus.validation, tokenizer, block_size, training=False)
+        held_out, _ = cut(corpus.validation, training=False)
     optimizer = build_optimizer(
         model,
         learning_rate=config.learning_rate,
@@ -66,7 +74,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
     steps_per_epoch = -(-len(data) // config.gradient_accumulation_steps)
     max_steps = config.max_steps or max(1, math.ceil(config.num_train_epochs * steps_per_epoch))
-    return Run(state, tokenizer, data, held_out, max_steps)
+    return Run(config, state, tokenizer, data, held_out, max_steps, digest)
 
 
 def _corpus(config: TrainConfig) -> Corpus:
@@ -85,20 +93,26 @@ def _corpus(config: TrainConfig) -> Corpus:
 
 
 def _batches(
-    config: TrainConfig, documents: Any, tokenizer: Any, block_size: int, *, training: bool
-) -> Batches:
-    """Documents, tokenized and cut; shuffled for training, ordered by length for evaluation."""
+    config: TrainConfig, tokenizer: Any, keeps_apart: bool, documents: Any, *, training: bool
+) -> tuple[Batches, str]:
+    """Documents, tokenized and cut, and their digest.
+
+    Shuffled for training, ordered by length for evaluation.
+    """
     separator = config.row_separator == "eos"
     store = tokenize(
         documents,
         tokenizer,
         separator=separator,
-        keep_blank=config.packing and not separator,
+        one_text=config.packing and not separator,
         num_proc=config.preprocessing_num_workers,
     )
     limit = config.max_train_samples if training else config.max_eval_samples
-    samples = (Blocks if config.packing else Rows)(store, block_size, limit=limit)
-    return Batches(
+    size = int(config.block_size or 0)
+    samples: Blocks | Rows = Rows(store, size, limit=limit)
+    if config.packing:
+        samples = Blocks(store, size, limit=limit, keep_apart=keeps_apart)
+    batches = Batches(
         samples,
         CausalLMCollator(pad_token_id=tokenizer.pad_token_id or 0),
         batch_size=config.per_device_train_batch_size
@@ -106,6 +120,7 @@ def _batches(
         else config.per_device_eval_batch_size,
         seed=config.seed if training else None,
     )
+    return batches, f"{store.digest()} {len(samples)}"
 
 
 def _tokenizer_and_model(
@@ -136,8 +151,9 @@ def _tokenizer_and_model(
     return tokenizer, model
 
 
-def description(config: TrainConfig, run: Run) -> str:
+def description(run: Run) -> str:
     """What is about to be done, in three lines."""
+    config = run.config
     name = f"new {config.model_type}" if config.model_type else config.model_name_or_path
     precision, parameters = run.state.precision, run.state.model.parameters()
     threads = f", {torch.get_num_threads()} threads" if precision.device.type == "cpu" else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import re
@@ -46,6 +47,7 @@ def save_checkpoint(
     remain. `run` is recorded in the manifest. Raises `OSError` if the disk fails or is too small.
     """
     target = output_dir / f"checkpoint-{state.step}"
+    trash = target.with_name(TRASH + target.name)
     _check_space(output_dir, state)
     folder = durable.temporary_folder(output_dir, TEMPORARY)
     try:
@@ -57,8 +59,9 @@ def save_checkpoint(
         durable.write(folder / STATE, json.dumps(values).encode())
         _write_manifest(folder, state.step, run or {})
         durable.sync_folder(folder)
-        if target.exists():  # one that was damaged, or of a run that went back behind it
-            _discard(target)
+        if target.exists():  # a damaged one of the same step
+            durable.delete(trash)
+            durable.rename(target, trash)
         durable.rename(folder, target)
         durable.sync_folder(output_dir)
     except BaseException:
@@ -100,11 +103,30 @@ def clear(output_dir: Path) -> None:
     """Delete the run in a folder: checkpoints, the finished model, what a crash left. No more."""
     for path in checkpoints(output_dir):
         _discard(path)
-    if (output_dir / MANIFEST).is_file():
-        names = _read_json(output_dir / MANIFEST).get("files", {})
-        for name in (MANIFEST, *names):
-            durable.delete(output_dir / Path(name).name)
+    try:
+        files = list(_read_json(output_dir / MANIFEST).get("files", {}))
+    except CheckpointError:  # none, or a damaged one
+        files = []
+    for name in (MANIFEST, *files):
+        durable.delete(output_dir / Path(name).name)
     _delete_leftovers(output_dir)
+
+
+def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
+    """Rename the checkpoints of later steps, when a run goes on from an earlier one.
+
+    They are of another course, and would be taken for its own. Nothing is deleted; returns their
+    new names.
+    """
+    moved = []
+    for path in checkpoints(output_dir):
+        if int(path.name.removeprefix("checkpoint-")) > step:
+            names = (path.with_name(f"{path.name}.aside-{n}") for n in itertools.count(1))
+            target = next(name for name in names if not name.exists())
+            durable.rename(path, target)
+            moved.append(target)
+    durable.sync_folder(output_dir)
+    return moved
 
 
 def is_finished(output_dir: Path) -> bool:
@@ -172,18 +194,24 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     try:
         values = _read_json(path / STATE)
         # from_pretrained: for some models transformers renames tensors between file and memory.
-        saved = type(model).from_pretrained(path, dtype=model.dtype, use_safetensors=True)
+        saved, info = type(model).from_pretrained(
+            path, dtype=model.dtype, use_safetensors=True, output_loading_info=True
+        )
+        lost = sorted(info["missing_keys"] | info["unexpected_keys"])
+        if lost:
+            raise ValueError(f"tensors are missing or extra: {', '.join(lost[:5])}")
         moments = safetensors.torch.load_file(path / OPTIMIZER)
         snapshot.restore(state, values, saved.state_dict(), moments)
         snapshot.restore_random_states(safetensors.torch.load_file(path / RNG), values["random"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit this run, {error}") from error
 
 
 def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
     model.save_pretrained(folder, max_shard_size="1000GB")
     if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        # Chat templates within tokenizer_config.json: a checkpoint has no folders.
+        tokenizer.save_pretrained(folder, save_jinja_files=False)
 
 
 def _write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
@@ -204,7 +232,7 @@ def _write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
 
 
 def _check_space(output_dir: Path, state: TrainState) -> None:
-    """The model and its moments, and a fifth more."""
+    """Room for the model and its moments, and a fifth more."""
     weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
     moments = sum(p.numel() * 8 for g in state.optimizer.param_groups for p in g["params"])
     need, free = int(1.2 * (weights + moments)), durable.free_bytes(output_dir)

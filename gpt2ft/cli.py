@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import config as configs
+from . import recipe as recipes
 from .config import GenerateConfig, TrainConfig
 from .flags import USAGE_ERROR, make_parser
 from .hub import HubUnavailableError, go_offline_if_unreachable
+from .terminal import discard_output, printable, say
 
 FAILED = 1
 # Naming any of these is a choice: the run is that one or none, without the fallback.
@@ -73,13 +74,10 @@ def _train(given: dict[str, Any]) -> int:
     except HubUnavailableError as error:
         if any(name in given for name in CHOICES):
             raise
-        config = _train_config({**given, "config": configs.FALLBACK_RECIPE})
-        print(f"gpt2ft: {error}")
-        print(
-            f"gpt2ft: running the recipe {configs.FALLBACK_RECIPE} instead, into "
-            f"{config.output_dir}",
-            flush=True,
-        )
+        config = _train_config({**given, "config": recipes.FALLBACK_RECIPE})
+        say(f"gpt2ft: {error}")
+        recipe, folder = recipes.FALLBACK_RECIPE, config.output_dir
+        say(f"gpt2ft: running the recipe {recipe} instead, into {folder}")
         return finetune(config)
 
 
@@ -93,8 +91,8 @@ def _train_config(given: dict[str, Any]) -> TrainConfig:
         elif recipe is None and ("train_file" in given or "dataset_name" in given):
             base = {}
         else:
-            base = configs.load_recipe(recipe or configs.DEFAULT_RECIPE)
-        config = TrainConfig(**configs.with_overrides(base, given))
+            base = recipes.load_recipe(recipe or recipes.DEFAULT_RECIPE)
+        config = TrainConfig(**recipes.with_overrides(base, given))
         config.validate()
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
@@ -103,13 +101,18 @@ def _train_config(given: dict[str, Any]) -> TrainConfig:
 
 def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
     """What the run to be resumed was configured with, so that no flag need be repeated."""
-    if "output_dir" not in given and given["resume"] != "auto":
-        given["output_dir"] = str(Path(given["resume"]).parent)
-    default = configs.load_recipe(configs.DEFAULT_RECIPE)["output_dir"]
-    saved = Path(given.get("output_dir", default)) / "config.yaml"
-    if not saved.is_file():
-        raise ValueError(f"--resume finds no run in {saved.parent.resolve()}, name --output_dir")
-    return configs.load_recipe(str(saved))
+    if "output_dir" in given:
+        folders = [given["output_dir"]]
+    elif given["resume"] != "auto":
+        folders = [str(Path(given["resume"]).parent)]
+    else:
+        folders = recipes.known_output_dirs()
+    found = [folder for folder in folders if (Path(folder) / "config.yaml").is_file()]
+    if not found:
+        raise ValueError(f"--resume finds no run in {', '.join(folders)}, name --output_dir")
+    newest = max(found, key=lambda folder: (Path(folder) / "config.yaml").stat().st_mtime)
+    saved = recipes.load_recipe(str(Path(newest) / "config.yaml"))
+    return {**saved, "output_dir": newest}
 
 
 def _generate(given: dict[str, Any]) -> int:
@@ -159,12 +162,12 @@ def _prompts(config: GenerateConfig) -> list[str]:
     lines = []
     if config.prompt_file:
         try:
-            lines = Path(config.prompt_file).read_text(encoding="utf-8").splitlines()
+            lines = Path(config.prompt_file).read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"--prompt_file {config.prompt_file} is not UTF-8, byte {error.start}, convert it"
             ) from error
-    return [*config.prompt, *lines]
+    return [*config.prompt, *(line for line in lines if line.strip())]
 
 
 def newest_finished_run(folder: Path) -> str:
@@ -172,12 +175,8 @@ def newest_finished_run(folder: Path) -> str:
 
     Raises `ValueError` if there is none.
     """
-    names = [configs.load_recipe(path.stem)["output_dir"] for path in configs.RECIPES.iterdir()]
-    finished = [
-        folder / name / "manifest.json"
-        for name in (*names, TrainConfig.output_dir)
-        if (folder / name / "manifest.json").is_file()
-    ]
+    manifests = [folder / name / "manifest.json" for name in recipes.known_output_dirs()]
+    finished = [manifest for manifest in manifests if manifest.is_file()]
     if not finished:
         raise ValueError(
             "no finished run in this folder, run train.py first or name --model_name_or_path"
@@ -203,8 +202,6 @@ def _quiet() -> None:
 
 def _writer(raw: bool) -> Callable[[str], None]:
     """Writes to standard output, control characters escaped if it is a terminal."""
-    from .report import printable
-
     escape = sys.stdout.isatty() and not raw
 
     def write(text: str) -> None:
@@ -225,13 +222,11 @@ def _guarded(command: Callable[[], int], *, debug: bool) -> int:
         print("gpt2ft: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 141
     except Exception as error:
         if debug:
             raise
-        from .report import printable
-
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"gpt2ft: error: {printable(message)}", file=sys.stderr)
         return USAGE_ERROR if isinstance(error, UsageError) else FAILED

@@ -2,39 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
+import operator
 import typing
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import yaml
-
-RECIPES = Path(__file__).parent / "recipes"
-DEFAULT_RECIPE = "wikitext2"
-FALLBACK_RECIPE = "quickstart"
-
-# Of each group a run has one; naming one on the command line clears its recipe's other.
-ALTERNATIVES = (
-    ("model_name_or_path", "model_type"),
-    ("dataset_name", "train_file"),
-)
-
-# What may differ when a run is resumed, because it cannot change the weights that come out, or
-# because changing it is the point of resuming. Everything else must be as it was.
-MAY_CHANGE_ON_RESUME = frozenset(
-    {
-        *("output_dir", "overwrite_output_dir", "resume", "device", "debug"),
-        *("logging_steps", "eval_steps", "save_steps", "save_total_limit"),
-        *("per_device_eval_batch_size", "max_eval_samples", "preprocessing_num_workers"),
-        *("max_steps", "num_train_epochs"),
-    }
-)
-
-Config = TypeVar("Config", "TrainConfig", "GenerateConfig")
+from typing import Any, Literal
 
 
 @dataclass
@@ -61,7 +33,7 @@ class TrainConfig:
     dataset_config_name: str | None = None
     """Configuration of the data set."""
     dataset_split: str = "train"
-    """Split to train on, slices allowed: train[:50%%]."""
+    """Split to train on, slices allowed: train[:50%]."""
     train_file: list[str] = field(default_factory=list)
     """Files or globs to train on: .txt, .jsonl, .json, .csv, .parquet; any other is read as UTF-8
     text."""
@@ -146,18 +118,23 @@ class TrainConfig:
         """Raise `ValueError` with what is wrong, the value and what to do."""
         if not self.train_file and self.dataset_name is None:
             raise ValueError("no corpus, name --train_file or --dataset_name")
-        _check(self, ("per_device_train_batch_size", "per_device_eval_batch_size"), ">= 1")
-        _check(self, ("gradient_accumulation_steps", "logging_steps", "save_steps"), ">= 1")
-        _check(self, ("max_steps", "eval_steps", "max_train_samples", "max_eval_samples"), ">= 1")
-        _check(self, ("preprocessing_num_workers",), ">= 1")
-        _check(self, ("block_size", "save_total_limit"), ">= 2")
-        _check(self, ("num_train_epochs", "max_grad_norm", "adam_epsilon"), "> 0")
-        _check(self, ("learning_rate", "weight_decay", "warmup_steps", "warmup_ratio"), ">= 0")
-        _check(self, ("validation_split_percentage", "seed"), ">= 0")
-        _check(self, ("adam_beta1", "adam_beta2", "warmup_ratio", "dropout"), "< 1")
-        _check(self, ("adam_beta1", "adam_beta2", "dropout"), ">= 0")
-        _check(self, ("validation_split_percentage",), "< 100")
-        _check(self, ("seed",), "< 2**63")
+        if self.model_name_or_path is None and self.model_type is None:
+            raise ValueError("no model, name --model_name_or_path or --model_type")
+        if self.config_overrides and self.model_type is None:
+            raise ValueError("--config_overrides is for a new model, add --model_type")
+        if self.resume and self.overwrite_output_dir:
+            raise ValueError("--resume and --overwrite_output_dir exclude each other, give one")
+        _check(self, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
+        _check(self, "gradient_accumulation_steps", "logging_steps", "save_steps", at_least=1)
+        _check(self, "max_steps", "eval_steps", "max_train_samples", at_least=1)
+        _check(self, "max_eval_samples", "preprocessing_num_workers", at_least=1)
+        _check(self, "block_size", "save_total_limit", at_least=2)
+        _check(self, "num_train_epochs", "max_grad_norm", "adam_epsilon", above=0)
+        _check(self, "learning_rate", "weight_decay", "warmup_steps", "warmup_ratio", at_least=0)
+        _check(self, "validation_split_percentage", at_least=0, below=100)
+        _check(self, "adam_beta1", "adam_beta2", "dropout", at_least=0, below=1)
+        _check(self, "warmup_ratio", below=1)
+        _check(self, "seed", at_least=0, below=2**63)
         for name in ("learning_rate", "weight_decay", "adam_epsilon", "num_train_epochs"):
             if math.isinf(getattr(self, name)):
                 raise ValueError(f"--{name} is inf, give a finite number")
@@ -202,12 +179,11 @@ class GenerateConfig:
 
     def validate(self) -> None:
         """Raise `ValueError` with what is wrong, the value and what to do."""
-        _check(self, ("max_new_tokens",), ">= 1")
-        _check(self, ("max_new_tokens",), "<= 10**7")
-        _check(self, ("temperature", "top_k", "seed"), ">= 0")
-        _check(self, ("top_p", "repetition_penalty"), "> 0")
-        _check(self, ("top_p",), "<= 1")
-        _check(self, ("seed",), "< 2**63")
+        _check(self, "max_new_tokens", at_least=1, at_most=10**7)
+        _check(self, "temperature", "top_k", at_least=0)
+        _check(self, "top_p", above=0, at_most=1)
+        _check(self, "repetition_penalty", above=0)
+        _check(self, "seed", at_least=0, below=2**63)
         for name in ("temperature", "repetition_penalty"):
             if math.isinf(getattr(self, name)):
                 raise ValueError(f"--{name} is inf, give a finite number")
@@ -215,21 +191,26 @@ class GenerateConfig:
             raise ValueError("nothing to continue, give -i, -p TEXT or --prompt_file FILE")
 
 
-def _check(config: TrainConfig | GenerateConfig, names: Iterable[str], bound: str) -> None:
-    """Every field named that is not None keeps to the bound; NaN keeps to none."""
-    relation, number = bound.split()
-    base, _, exponent = number.partition("**")
-    limit = int(base) ** int(exponent or 1)
-    keeps = {
-        ">=": lambda value: value >= limit,
-        ">": lambda value: value > limit,
-        "<": lambda value: value < limit,
-        "<=": lambda value: value <= limit,
-    }[relation]
+def _check(
+    config: TrainConfig | GenerateConfig,
+    *names: str,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raise `ValueError` unless every field named is None or within the bounds; NaN never is."""
+    bounds = (
+        (operator.ge, ">=", at_least),
+        (operator.gt, ">", above),
+        (operator.le, "<=", at_most),
+        (operator.lt, "<", below),
+    )
     for name in names:
         value = getattr(config, name)
-        if value is not None and not keeps(value):
-            raise ValueError(f"--{name} is {value}, give a number {relation} {number}")
+        for holds, sign, bound in bounds:
+            if math.isfinite(bound) and value is not None and not holds(value, bound):
+                raise ValueError(f"--{name} is {value}, give a number {sign} {bound}")
 
 
 def field_types(kind: type[Any]) -> dict[str, tuple[Any, bool]]:
@@ -240,74 +221,3 @@ def field_types(kind: type[Any]) -> dict[str, tuple[Any, bool]]:
         optional = type(None) in typing.get_args(hint)
         types[name] = (options[0] if optional else hint, optional)
     return types
-
-
-def load_recipe(name_or_file: str) -> dict[str, Any]:
-    """Values of a recipe: one of the package's by its name, or any YAML file of the same keys.
-
-    Raises `FileNotFoundError` if there is none, `ValueError` for a key or type that does not fit.
-    """
-    path = RECIPES / f"{name_or_file}.yaml"
-    if not path.is_file():
-        path = Path(name_or_file)
-    if not path.is_file():
-        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        raise FileNotFoundError(f"no recipe or file {name_or_file}, recipes are {known}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML, {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no recipe, write lines of `name: value`")
-    types = field_types(TrainConfig)
-    return {name: _typed(path, types, name, value) for name, value in values.items()}
-
-
-def _typed(path: Path, types: Mapping[str, tuple[Any, bool]], name: str, value: Any) -> Any:
-    if name not in types:
-        raise ValueError(f"{path} sets {name}, which is no setting, see --help")
-    kind, optional = types[name]
-    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):  # YAML reads 5e-5 as a string
-            value = float(value)
-    if typing.get_origin(kind) is Literal:
-        fits = value in typing.get_args(kind)
-    elif typing.get_origin(kind) is list:
-        fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    else:
-        fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    if not fits and not (optional and value is None):
-        raise ValueError(f"{path} sets {name} to {value!r}, give {kind}")
-    return value
-
-
-def with_overrides(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's values, with those given on the command line over them.
-
-    Raises `ValueError` if two were given of which a run has one.
-    """
-    values = dict(base)
-    for group in ALTERNATIVES:
-        named = [name for name in group if given.get(name)]
-        if len(named) > 1:
-            raise ValueError(f"--{named[0]} and --{named[1]} exclude each other, give one")
-        if named:
-            values.update(dict.fromkeys(group))
-    values.update(given)
-    return {name: [] if name == "train_file" and not v else v for name, v in values.items()}
-
-
-def save_config(config: TrainConfig) -> str:
-    """The resolved configuration as YAML, every value written out."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
-
-
-def changed_settings(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    """What differs from the run being resumed and could change its result, a line each."""
-    now = dataclasses.asdict(config)
-    names = [name for name in now if name not in MAY_CHANGE_ON_RESUME]
-    return [
-        f"{name}: {saved[name]} then, {now[name]} now"
-        for name in names
-        if name in saved and saved[name] != now[name]
-    ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import glob
+import hashlib
 import io
+import mmap
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,8 @@ BUILT_IN = "python-reference"
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 PIECE_CHARACTERS = 16384
 READ_BYTES = 1 << 20
-BEFORE_WORD = re.compile(r"\s\S")
+# A cut between two words, before the space: there tokenizers cut too. Else any white space.
+BETWEEN_WORDS, BEFORE_WORD = re.compile(r"(?<=\S) (?=\S)"), re.compile(r"\s(?=\S)")
 
 # A text piece, as its file is cut in; a row is a piece that is both first and last.
 PIECES = Features({"text": Value("string"), "first": Value("bool"), "last": Value("bool")})
@@ -58,20 +61,24 @@ def load_corpus(
     are the lines of one text (`contiguous`). Text files are one document each when `packing`, else
     a row a line. Raises `FileNotFoundError`, `ValueError`, or `HubUnavailableError`.
     """
-    whole_files = packing and _loader(train_file) == "text"
+    train_files, validation_files = _expand(train_file), _expand(validation_file)
+    whole_files = packing and _loader(train_files) == "text"
     if dataset_name == BUILT_IN:
         train, validation = _python_reference(), None
     elif dataset_name is not None:
         train = _from_hub(dataset_name, dataset_config_name, dataset_split, text_column)
-        validation = _hub_validation(dataset_name, dataset_config_name, text_column)
+        validation = None
+        if dataset_split.partition("[")[0] != "validation":
+            validation = _hub_validation(dataset_name, dataset_config_name, text_column)
     else:
-        held_out = validation_split_percentage if whole_files and not validation_file else 0.0
-        train = _from_files(train_file, packing, text_column, end=1 - held_out / 100)
+        held_out = 0.0 if validation_files or not whole_files else validation_split_percentage
+        border = 1 - held_out / 100
+        train = _from_files(train_files, packing, text_column, end=border)
         validation = None
         if held_out:
-            validation = _from_files(train_file, packing, text_column, start=1 - held_out / 100)
-    if validation_file:
-        validation = _from_files(validation_file, packing, text_column)
+            validation = _from_files(train_files, packing, text_column, start=border)
+    if validation_files:
+        validation = _from_files(validation_files, packing, text_column)
     elif validation is None and validation_split_percentage and not whole_files:
         train, validation = _split_rows(train, validation_split_percentage, contiguous, seed)
     return Corpus(train, validation)
@@ -80,8 +87,8 @@ def load_corpus(
 def _split_rows(
     rows: Dataset, percentage: float, contiguous: bool, seed: int
 ) -> tuple[Dataset, Dataset]:
-    held_out = round(len(rows) * percentage / 100)
-    if not 0 < held_out < len(rows):
+    held_out = max(1, round(len(rows) * percentage / 100))
+    if held_out >= len(rows):
         raise ValueError(
             f"{percentage:g} percent of {len(rows)} rows cannot be held out, "
             "name --validation_file or set --validation_split_percentage 0"
@@ -100,8 +107,12 @@ def _python_reference() -> Dataset:
 
 def _from_hub(name: str, config: str | None, split: str, text_column: str | None) -> Dataset:
     try:
-        rows = datasets.load_dataset(name, config, split=split)
-    except (ConnectionError, OSError) as error:
+        rows = datasets.load_dataset(name, config, split=split, cache_dir=_folder_cache(name))
+    except (OSError, ValueError) as error:
+        # Offline, with another configuration cached, datasets raises ValueError.
+        lost = isinstance(error, OSError) or "cache" in str(error)
+        if not lost:
+            raise
         if os.path.isdir(name) or not is_offline():
             raise FileNotFoundError(f"data set {name} cannot be loaded, {error}") from error
         raise HubUnavailableError(
@@ -109,6 +120,19 @@ def _from_hub(name: str, config: str | None, split: str, text_column: str | None
             "name a folder or --train_file"
         ) from error
     return _text_only(rows, text_column, name)
+
+
+def _folder_cache(name: str) -> str | None:
+    """A cache folder for a data set that is a folder, None for one on the hub.
+
+    `datasets` tells folders apart by their last name alone, and would not see that files changed.
+    """
+    if not os.path.isdir(name):
+        return None
+    files = sorted(path for path in Path(name).resolve().rglob("*") if path.is_file())
+    stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    key = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+    return os.path.join(datasets.config.HF_DATASETS_CACHE, f"folder-{key}")
 
 
 def _hub_validation(name: str, config: str | None, text_column: str | None) -> Dataset | None:
@@ -143,7 +167,7 @@ def _expand(patterns: Sequence[str]) -> list[str]:
 
 
 def _from_files(
-    patterns: Sequence[str],
+    files: Sequence[str],
     packing: bool,
     text_column: str | None,
     *,
@@ -151,7 +175,6 @@ def _from_files(
     end: float = 1.0,
 ) -> Dataset:
     """Rows of the files; `start` and `end`, fractions of each, where text files are documents."""
-    files = _expand(patterns)
     loader = _loader(files)
     if loader == "text":
         # Size and time of change are part of the cache's key: an edited file is read again.
@@ -159,7 +182,7 @@ def _from_files(
         arguments = {"stamps": stamps, "lines": not packing, "start": start, "end": end}
         return _cached(text_pieces, arguments)
     try:
-        rows = datasets.load_dataset(loader, data_files=files, split="train")
+        rows = datasets.load_dataset(loader, data_files=list(files), split="train")
     except datasets.exceptions.DatasetGenerationError as error:
         reason = error.__cause__ or error
         raise ValueError(f"{', '.join(files)} cannot be read as {loader}, {reason}") from error
@@ -197,12 +220,12 @@ def text_pieces(
 ) -> Iterator[dict[str, object]]:
     """Text files as rows, a line each, or as documents in pieces of some 16,000 characters.
 
-    Of each file the part from fraction `start` to fraction `end`, both moved on to the next line.
-    Pieces are cut before a white space that a word follows, where GPT-2's tokenizer cuts too, so
-    their tokens are those of the whole text. `stamps` are path, bytes, and time of change.
+    Of each file the part from fraction `start` to fraction `end`, both moved to a line's start.
+    Pieces are cut before a space between two words, so that their tokens, made as `tokenize` does,
+    are those of the whole text. `stamps` are path, bytes, and time of change.
     """
     for path, size, _ in stamps:
-        text = _read_text(path, _line_start(path, size, start), _line_start(path, size, end))
+        text = _read_text(path, _border(path, size, start), _border(path, size, end))
         pieces = _lines(text) if lines else _cut(text)
         first, held = True, next(pieces, None)
         while held is not None:
@@ -212,14 +235,25 @@ def text_pieces(
             first, held = False, following
 
 
-def _line_start(path: str, size: int, fraction: float) -> int:
-    """Byte offset of the first line that starts at or after that fraction of the file."""
+def _border(path: str, size: int, fraction: float) -> int:
+    """Byte offset near that fraction of the file where a line starts, or at least a word ends."""
     if fraction in (0.0, 1.0):
         return round(size * fraction)
-    with open(path, "rb") as file:
-        file.seek(int(size * fraction))
-        file.readline()
-        return min(file.tell(), size)
+    near = int(size * fraction)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        offsets = (
+            text.find(b"\n", near) + 1,
+            text.rfind(b"\n", 0, near) + 1,
+            text.find(b" ", near),
+            text.rfind(b" ", 0, near),
+        )
+    for offset in offsets:
+        if 0 < offset < size:
+            return offset
+    raise ValueError(
+        f"{path} has no line or word to hold out, name --validation_file or set "
+        "--validation_split_percentage 0"
+    )
 
 
 def _read_text(path: str, start: int, stop: int) -> Iterator[str]:
@@ -260,7 +294,7 @@ def _cut(chunks: Iterator[str]) -> Iterator[str]:
         begin = 0
         while len(rest) - begin > 2 * PIECE_CHARACTERS:
             window = (begin + PIECE_CHARACTERS, begin + 2 * PIECE_CHARACTERS)
-            word = BEFORE_WORD.search(rest, *window)
+            word = BETWEEN_WORDS.search(rest, *window) or BEFORE_WORD.search(rest, *window)
             cut = word.start() if word else window[1]  # text without spaces is cut all the same
             yield rest[begin:cut]
             begin = cut

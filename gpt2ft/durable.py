@@ -20,6 +20,16 @@ def write(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Put a small file in the place of another: after a crash it is the old or the new, whole."""
+    new = path.with_name(f".{path.name}.new")
+    delete(new)
+    write(new, data)
+    settle(new)
+    rename(new, path)
+    sync_folder(path.parent)
+
+
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """The same for tensors, as safetensors."""
     safetensors.torch.save_file(tensors, path)

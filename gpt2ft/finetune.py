@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
-import yaml
 
 from . import checkpoint as checkpoints
-from . import report
+from . import durable, report
 from .building import Run, build, description
-from .config import TrainConfig, changed_settings, save_config
+from .config import TrainConfig
 from .loop import Evaluation, evaluate, train, undisturbed
 from .optim import lr_at
-from .report import say
+from .recipe import HEADER, changed_settings, settings_of, to_yaml
 from .sampling import stream
 from .stopping import Stop, Stopped, listening
+from .terminal import say
 
 SAMPLE_PROMPT_TOKENS = 16
 SAMPLE_NEW_TOKENS = 60
+LEAST_SCALE = 2.0**-10
+
+
+@dataclass(frozen=True)
+class Observation:
+    """How the model does at one step: on held-out text, if there is any, and when it writes."""
+
+    evaluation: Evaluation | None = None
+    sample: str = ""
 
 
 def finetune(config: TrainConfig) -> int:
@@ -37,27 +48,29 @@ def finetune(config: TrainConfig) -> int:
     output_dir = Path(config.output_dir)
     checkpoint = starting_point(config, output_dir)
     run = build(config, checkpoint)
-    say(report.printable(description(config, run)))
+    record = {"config": settings_of(run.config), "data": run.digest}
+    if checkpoint:
+        refuse_changes(checkpoint, record)
+    say(description(run))
     output_dir.mkdir(parents=True, exist_ok=True)
     with _locked(output_dir), listening() as stop:
-        if config.overwrite_output_dir:
-            checkpoints.clear(output_dir)
-        (output_dir / "config.yaml").write_text(save_config(config), encoding="utf-8")
         if checkpoint:
-            checkpoints.load_checkpoint(checkpoint, run.state)
-            run.saved_step = run.state.step
-            say(f"resumed from {checkpoint}, step {run.state.step}")
+            _go_back(checkpoint, run, output_dir)
+        elif config.overwrite_output_dir:
+            checkpoints.clear(output_dir)
+        durable.replace(output_dir / "config.yaml", to_yaml(run.config).encode())
         metrics = output_dir / "metrics.jsonl"
         history = report.forget_after(metrics, run.state.step if checkpoint else -1)
         log = report.TrainingReport(
             metrics, run.state, max_steps=run.max_steps, logging_steps=config.logging_steps
         )
+        save = functools.partial(_save, run, log, output_dir, record)
         try:
             before = _before(run, log, history, stop)
-            _train(config, run, log, output_dir, stop)
+            _train(run, log, save, stop)
             _finish(run, log, output_dir, before, stop)
         except Stopped:
-            return _stopped(config, run, log, output_dir, stop)
+            return _stopped(run, log, save, stop)
         finally:
             log.close()
     return 0
@@ -66,52 +79,80 @@ def finetune(config: TrainConfig) -> int:
 def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
     """The checkpoint to go on from, None for a fresh start.
 
-    Raises `ValueError` where going on or starting would do harm: a run is there and neither
-    `--resume` nor `--overwrite_output_dir` was given, or the configuration has changed.
+    Raises `ValueError` where starting would do harm, because something is in `output_dir`, or where
+    there is nothing to resume; `CheckpointError` if no checkpoint is valid.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir {output_dir} is a file, name a folder")
     if config.resume is None:
-        if config.overwrite_output_dir:
-            return None
-        what = "a finished" if checkpoints.is_finished(output_dir) else "an unfinished"
-        if what == "a finished" or checkpoints.checkpoints(output_dir):
-            raise ValueError(
-                f"--output_dir {output_dir} holds {what} run, go on with --resume or delete it "
-                "with --overwrite_output_dir"
-            )
+        _refuse_to_overwrite(config, output_dir)
         return None
-    if config.resume == "auto":
-        path, reasons = checkpoints.find_checkpoint(output_dir)
-        for reason in reasons:
-            say(f"passed over: {reason}")
-        if path is None:
-            raise ValueError(f"--resume found no checkpoint in {output_dir.resolve()}")
-    else:
-        path = Path(config.resume)
-        checkpoints.verify_checkpoint(path)
-    saved = output_dir / "config.yaml"
-    if saved.is_file():
-        changed = changed_settings(yaml.safe_load(saved.read_text(encoding="utf-8")), config)
-        if changed:
-            raise ValueError(f"--resume with another configuration, {'; '.join(changed)}")
+    if config.resume != "auto":
+        checkpoints.verify_checkpoint(Path(config.resume))
+        return Path(config.resume)
+    path, reasons = checkpoints.find_checkpoint(output_dir)
+    for reason in reasons:
+        say(f"passed over: {reason}")
+    if path is None:
+        raise ValueError(f"--resume found no checkpoint in {output_dir.resolve()}")
     return path
 
 
-def _before(run: Run, log: report.TrainingReport, history: Any, stop: Stop) -> Any:
-    """Evaluation and sample of the untouched model; of a resumed run, those it had then."""
+def _refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
+    model = Path(config.model_name_or_path or "")
+    if config.model_type is None and model.is_dir() and output_dir.resolve() == model.resolve():
+        raise ValueError(f"--output_dir {output_dir} is the model's own folder, name another")
+    if config.overwrite_output_dir:
+        return
+    folder = shlex.quote(str(output_dir))
+    ways = f"go on with --output_dir {folder} --resume, or replace it with --overwrite_output_dir"
+    if checkpoints.is_finished(output_dir):
+        raise ValueError(f"--output_dir {output_dir} holds a finished run, {ways}")
+    if checkpoints.checkpoints(output_dir):
+        raise ValueError(f"--output_dir {output_dir} holds an unfinished run, {ways}")
+    settings = output_dir / "config.yaml"
+    ours = settings.is_file() and settings.read_bytes().startswith(HEADER.encode())
+    for name in (*checkpoints.MODEL_FILES, *(() if ours else ("config.yaml",))):
+        if (output_dir / name).exists():
+            raise ValueError(
+                f"--output_dir {output_dir} holds a {name} that is not of a run, name another "
+                "folder or replace it with --overwrite_output_dir"
+            )
+
+
+def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
+    """Raise `ValueError` with the differences, if the run to be resumed was another one."""
+    saved = checkpoints.verify_checkpoint(checkpoint)["run"]
+    changes = changed_settings(saved.get("config", {}), record["config"])
+    if saved.get("data") != record["data"]:
+        changes.append("the tokens of the corpus are others")
+    if changes:
+        raise ValueError(f"--resume with another configuration, {'; '.join(changes)}")
+
+
+def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
+    """Bring the run to where the checkpoint was."""
+    checkpoints.load_checkpoint(checkpoint, run.state)
+    run.saved_step = run.state.step
+    say(f"resumed from {checkpoint}, step {run.state.step}")
+    for path in checkpoints.set_aside_newer(output_dir, run.state.step):
+        say(f"set aside: {path}")
+
+
+def _before(
+    run: Run, log: report.TrainingReport, history: list[dict[str, Any]], stop: Stop
+) -> Observation:
+    """The untouched model; of a resumed run, as it was noted then."""
     for record in history:
         if record["step"] == 0 and "sample" in record:
             loss = record.get("eval_loss")
-            known = Evaluation(loss, record["n_targets"]) if loss is not None else None
-            return known, record["sample"]
-    if run.state.step:
-        return None, ""
-    return _observe(run, log, stop)
+            evaluation = Evaluation(loss, record["n_targets"]) if loss is not None else None
+            return Observation(evaluation, record["sample"])
+    return _observe(run, log, stop) if run.state.step == 0 else Observation()
 
 
-def _observe(run: Run, log: report.TrainingReport, stop: Stop) -> tuple[Evaluation | None, str]:
-    """Evaluate and sample; the training run does not notice."""
+def _observe(run: Run, log: report.TrainingReport, stop: Stop) -> Observation:
+    """Evaluate, sample and note both; the training run does not notice."""
     log.flush()
     evaluation = None
     record: dict[str, Any] = {"step": run.state.step}
@@ -127,7 +168,7 @@ def _observe(run: Run, log: report.TrainingReport, stop: Stop) -> tuple[Evaluati
         }
     sample = _sample(run, stop)
     log.record(record | {"sample": sample})
-    return evaluation, sample
+    return Observation(evaluation, sample)
 
 
 def _sample(run: Run, stop: Stop) -> str:
@@ -151,11 +192,9 @@ def _sample(run: Run, stop: Stop) -> str:
     return prompt + "".join(pieces)
 
 
-def _train(
-    config: TrainConfig, run: Run, log: report.TrainingReport, output_dir: Path, stop: Stop
-) -> None:
+def _train(run: Run, log: report.TrainingReport, save: Callable[[], None], stop: Stop) -> None:
     """The loop, and what is done between its steps."""
-    state = run.state
+    state, config = run.state, run.config
     warmup_steps = config.warmup_steps or math.ceil(config.warmup_ratio * run.max_steps)
     stop.check()
     for result in train(
@@ -172,57 +211,68 @@ def _train(
         ),
         max_grad_norm=config.max_grad_norm,
     ):
-        if not state.scaler.is_enabled() and result.skipped:  # reads it back from the device
-            raise FloatingPointError(
-                f"step {result.step} has a gradient that is not finite, the weights are those "
-                "before it; try a lower --learning_rate, or go on from the last checkpoint"
-            )
         log.step(result, state)
-        done = state.step >= run.max_steps
-        with log.paused():
-            if config.eval_steps and state.step % config.eval_steps == 0 and not done:
-                _observe(run, log, stop)
-            if state.step % config.save_steps == 0 or done:
-                _save(config, run, log, output_dir)
+        if result.skipped:  # reads it back from the device
+            _check_scaler(run)
+        else:
+            done = state.step >= run.max_steps
+            with log.paused():
+                if config.eval_steps and state.step % config.eval_steps == 0 and not done:
+                    _observe(run, log, stop)
+                if state.step % config.save_steps == 0 or done:
+                    save()
         stop.check()
 
 
-def _save(config: TrainConfig, run: Run, log: report.TrainingReport, output_dir: Path) -> None:
+def _check_scaler(run: Run) -> None:
+    """In fp16 an overflow is the scaler's to deal with, as long as it has scales left to try."""
+    scaler = run.state.scaler
+    if not scaler.is_enabled() or scaler.get_scale() < LEAST_SCALE:
+        raise FloatingPointError(
+            f"a gradient is not finite at step {run.state.step}, the weights are those before it; "
+            "try a lower --learning_rate, or go on from the last checkpoint"
+        )
+
+
+def _save(run: Run, log: report.TrainingReport, output_dir: Path, record: dict[str, Any]) -> None:
+    """A checkpoint, unless there is one of this step."""
     if run.saved_step == run.state.step:
         return
     log.flush()
     path = checkpoints.save_checkpoint(
-        output_dir, run.state, tokenizer=run.tokenizer, keep=config.save_total_limit
+        output_dir,
+        run.state,
+        tokenizer=run.tokenizer,
+        run=record,
+        keep=run.config.save_total_limit,
     )
     run.saved_step = run.state.step
     say(f"saved {path}")
 
 
 def _finish(
-    run: Run, log: report.TrainingReport, output_dir: Path, before: Any, stop: Stop
+    run: Run, log: report.TrainingReport, output_dir: Path, before: Observation, stop: Stop
 ) -> None:
     """Evaluate, put the finished model in its place, and say where."""
     after = _observe(run, log, stop)
     checkpoints.save_finished(output_dir, run.state, tokenizer=run.tokenizer)
     log.close()
     say()
-    say(report.card(before[0], after[0], (before[1], after[1])))
+    evaluations = (before.evaluation, after.evaluation)
+    say(report.card(*evaluations, samples=(before.sample, after.sample)))
     say()
     say(f"saved to {output_dir}")
     say(f"generate: python generate.py -i --model_name_or_path {shlex.quote(str(output_dir))}")
 
 
-def _stopped(
-    config: TrainConfig, run: Run, log: report.TrainingReport, output_dir: Path, stop: Stop
-) -> int:
-    """Save where the run stands, and say how to go on."""
-    log.log(run.state)
+def _stopped(run: Run, log: report.TrainingReport, save: Callable[[], None], stop: Stop) -> int:
+    """Save where the run stands, and say how to go on; returns the exit status."""
     number = stop.signal or 0
     done = f"stopped by {signal.Signals(number).name} after step {run.state.step}"
     if run.state.step:
-        _save(config, run, log, output_dir)
-        folder = shlex.quote(str(output_dir))
+        save()
         log.close()
+        folder = shlex.quote(run.config.output_dir)
         say(f"{done}; to go on: python train.py --output_dir {folder} --resume")
     else:
         log.close()

@@ -11,13 +11,14 @@ import typing
 from typing import Any, Literal, NoReturn
 
 from .config import TrainConfig, field_types
+from .terminal import printable
 
 USAGE_ERROR = 2
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"gpt2ft: error: {message}, see --help\n")
+        self.exit(USAGE_ERROR, f"gpt2ft: error: {printable(message)}, see --help\n")
 
 
 def make_parser(kind: type[Any], command: str) -> argparse.ArgumentParser:
@@ -56,14 +57,17 @@ def _add_flag(
     default = None if field.default is dataclasses.MISSING else field.default
     if not isinstance(default, bool) and default is not None:
         doc += f" (default: {default})"
-    options: dict[str, Any] = {"dest": field.name, "help": doc}
+    options: dict[str, Any] = {"dest": field.name, "help": doc.replace("%", "%%")}
     if kind is bool:
-        off = _spellings(f"no_{field.name}") + (["--greedy"] if field.name == "do_sample" else [])
-        if default:
-            parser.add_argument(*off, action="store_false", dest=field.name, help=doc)
-            options["help"] = "the default" if default else doc
-        short = ["-i"] if field.name == "interactive" else []
-        parser.add_argument(*short, *names, action="store_true", **options)
+        off = [
+            *_spellings(f"no_{field.name}"),
+            *(["--greedy"] if field.name == "do_sample" else []),
+        ]
+        on = [*(["-i"] if field.name == "interactive" else []), *names]
+        # The one that is no default is explained.
+        silent = {**options, "help": argparse.SUPPRESS}
+        parser.add_argument(*on, action="store_true", **(silent if default else options))
+        parser.add_argument(*off, action="store_false", **(options if default else silent))
     elif field.name == "resume":
         parser.add_argument(*names, nargs="?", const="auto", metavar="PATH", **options)
     elif field.name == "prompt":

@@ -36,8 +36,9 @@ def _answers(seconds: float) -> bool:
         request = urllib.request.Request(endpoint, method="HEAD")
         try:
             urllib.request.urlopen(request, timeout=seconds).close()
-        except urllib.error.HTTPError:
-            pass  # an answer, if a displeased one
+        except urllib.error.HTTPError as error:
+            if error.code != 429:  # which is the hub, only busy; others may be some proxy's
+                return
         except (OSError, ValueError):
             return
         answered.set()

@@ -103,7 +103,8 @@ def train_step(
 
     The gradient is that of the mean over all targets of all micro-batches, so how they are divided
     does not matter. `learning_rate` None leaves the optimizer's. A gradient that is not finite is
-    never applied. Raises `NoTargetsError` if all labels are masked.
+    never applied; in fp16 such a step does not count, otherwise it does, and `skipped` says so.
+    Raises `NoTargetsError` if all labels are masked.
     """
     optimizer, scaler, device = state.optimizer, state.scaler, state.precision.device
     if learning_rate is not None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import datasets
 import torch
 import transformers
 import yaml
@@ -91,17 +92,15 @@ def new_model(
     `overrides` changes its configuration: `n_layer=4,n_embd=192`. Weights are drawn from torch's
     global generator. Raises `ValueError` for a type or setting that there is not.
     """
-    ids = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    settings = {"vocab_size": len(tokenizer), **ids, **parse_overrides(overrides)}
+    settings = parse_overrides(overrides)
     try:
         known = AutoConfig.for_model(model_type)
         unknown = [name for name in settings if not hasattr(known, name)]
         if unknown:
             raise ValueError(f"--config_overrides {unknown[0]} is no setting of {model_type}")
+        settings = {"vocab_size": len(tokenizer), **settings}
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            settings.setdefault(name, getattr(tokenizer, name))
         config = AutoConfig.for_model(model_type, **settings)
         _set_dropout(config, dropout)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -175,14 +174,35 @@ def check_fit(model: Any, tokenizer: Any, block_size: int) -> None:
         raise ValueError(f"--block_size {block_size} leaves nothing to predict, at least 2")
 
 
+def keeps_documents_apart(model: Any) -> bool:
+    """Whether the model attends within documents where `position_ids` restart: most do, not all.
+
+    Tried on two documents in one row: the second must give the logits it gives alone. Some take
+    positions from the attention mask (OPT), have none (BLOOM), or remember (Mamba).
+    """
+    device = model.device
+    packed_ids = torch.tensor([[1, 2, 2, 1]], device=device)
+    positions = torch.tensor([[0, 1, 0, 1]], device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            packed = model(input_ids=packed_ids, position_ids=positions, use_cache=False).logits
+            alone = model(input_ids=packed_ids[:, 2:], use_cache=False).logits
+    finally:
+        model.train(was_training)
+    return bool(torch.allclose(packed[:, 2:], alone, rtol=1e-3, atol=1e-4))
+
+
 def silence_libraries() -> None:
     """Keep from the terminal what the libraries say that a user can do nothing about."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    datasets.logging.set_verbosity(logging.CRITICAL)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def batched_texts(documents: Any, size: int = 100) -> Iterator[str]:
     """Texts of a data set with a column `text`, read from disk `size` at a time."""
     for rows in documents.iter(batch_size=size):
-        yield from rows["text"]
+        yield from (text or "" for text in rows["text"])

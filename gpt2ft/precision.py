@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+Name = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype | None] = {
+    "fp32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,9 @@ class Precision:
     dtype: torch.dtype | None
 
     @property
-    def name(self) -> str:
-        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+    def name(self) -> Name:
+        names: dict[torch.dtype | None, Name] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return names.get(self.dtype, "fp32")
 
     def autocast(self) -> torch.autocast:
         """Context of a forward pass; does nothing in fp32."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-HISTORY = Path.home() / ".gpt2ft_history"
+HISTORY = "~/.gpt2ft_history"
 PROMPT = "gpt2ft> "
 GREETING = "Type the beginning of a text. Ctrl-C stops a text, Ctrl-D leaves."
 
@@ -33,8 +33,11 @@ def interact(continue_text: Callable[[str], Iterable[str]], write: Callable[[str
                 return 130
             with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C stops the text, not the program
                 write(prompt)
-                for piece in continue_text(prompt):
-                    write(piece)
+                try:
+                    for piece in continue_text(prompt):
+                        write(piece)
+                except ValueError as error:  # of this prompt; the next may be better
+                    write(f"gpt2ft: error: {error}")
             write("\n\n")
 
 
@@ -46,11 +49,12 @@ def _line_editing() -> Iterator[None]:
     except ImportError:
         yield
         return
+    history = Path(HISTORY).expanduser()
     with contextlib.suppress(OSError):
-        readline.read_history_file(HISTORY)
+        readline.read_history_file(history)
     readline.set_history_length(1000)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            readline.write_history_file(HISTORY)
+            readline.write_history_file(history)

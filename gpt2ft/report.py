@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,22 +13,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from . import durable
 from .loop import Evaluation, StepResult, TrainState
+from .terminal import say
 
-# C0 but newline and tab, DEL, C1, and the bidirectional controls: what a terminal would obey.
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 SECONDS_BETWEEN_REFRESHES = 0.5
-
-
-def printable(text: str) -> str:
-    """Text from outside, made harmless to a terminal: control characters as `\\x1b`, `\\u202e`."""
-    return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
-
-
-def say(text: str = "") -> None:
-    """A line on standard output, above the progress bar if there is one."""
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
 
 
 class TrainingReport:
@@ -74,9 +61,11 @@ class TrainingReport:
             name: torch.stack([getattr(result, name) for result in self._pending]).tolist()
             for name in tensors
         }
+        columns["n_targets"] = [int(count) for count in columns["n_targets"]]
         records = [
             {
-                "step": result.step,
+                # A skipped update is an attempt at the step after those done.
+                "step": result.step + columns["skipped"][i],
                 "learning_rate": result.learning_rate,
                 **{name: columns[name][i] for name in tensors},
             }
@@ -144,10 +133,10 @@ def forget_after(path: Path, step: int) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:  # half a line, from a crash
             continue
-        if record["step"] <= step:
+        if isinstance(record, dict) and record.get("step", step + 1) <= step:
             kept.append(record)
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
-    path.write_text("".join(lines), encoding="utf-8")
+    durable.replace(path, "".join(lines).encode())
     return kept
 
 
@@ -159,7 +148,7 @@ def evaluation_line(evaluation: Evaluation) -> str:
     )
 
 
-def card(before: Evaluation | None, after: Evaluation | None, samples: tuple[str, str]) -> str:
+def card(before: Evaluation | None, after: Evaluation | None, *, samples: tuple[str, str]) -> str:
     """Before and after, side by side, and how the model wrote then and writes now."""
     lines = []
     if before and after:
@@ -172,5 +161,5 @@ def card(before: Evaluation | None, after: Evaluation | None, samples: tuple[str
         lines.append(f"held-out text: {evaluation_line(after)}")
     for name, sample in zip(("before", "after"), samples, strict=True):
         if sample:
-            lines += ["", f"--- it wrote {name} ---", printable(sample.strip())]
+            lines += ["", f"--- it wrote {name} ---", sample.strip()]
     return "\n".join(lines)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 
 ENDED = -1
+GREEDY_BELOW = 1e-6  # a temperature under it would overflow the logits
 
 
 def penalize_repetition(logits: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
@@ -68,14 +69,14 @@ def generate(
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
     seeds: Sequence[int] | None = None,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Collection[int] | None = None,
     use_cache: bool = True,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Iterator[torch.Tensor]:
     """Continue prompts of token ids; yields one token for each, `(B,)` int64 on the CPU, at a time.
 
-    A prompt that has reached `eos_token_id` (which is yielded) gets -1 from there on, and when all
-    have, generation ends. Prompts may differ in length; each gets what it would get alone. Each
+    A prompt that has reached (one of) `eos_token_id`, which is yielded, gets -1 from there on; when
+    all have, generation ends. Prompts may differ in length; each gets what it would get alone. Each
     draws from a `torch.Generator` of its own, seeded from `seeds` (default: from entropy).
     Temperature 0 is greedy. Where a text outgrows the model's window, its older half is dropped and
     the rest read again. Raises `ValueError` for an empty prompt, or a model in training mode.
@@ -87,6 +88,7 @@ def generate(
     generators = [torch.Generator() for _ in prompts]
     for row, generator in enumerate(generators):
         generator.manual_seed(seeds[row]) if seeds is not None else generator.seed()
+    ends = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
     contexts = _Contexts(model, prompts, use_cache)
     ended = torch.zeros(len(prompts), dtype=torch.bool)
     seen = None
@@ -96,15 +98,14 @@ def generate(
             if repetition_penalty != 1.0:
                 seen = contexts.seen(logits.shape, seen)
                 logits = penalize_repetition(logits, seen.to(logits.device), repetition_penalty)
-            if do_sample and temperature > 0:
+            if do_sample and temperature >= GREEDY_BELOW:
                 logits = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
                 uniform = [torch.rand((), generator=g, dtype=torch.float64) for g in generators]
                 tokens = sample_token(logits, torch.stack(uniform)).cpu()
             else:
                 tokens = logits.argmax(-1).cpu()
         yield tokens.masked_fill(ended, ENDED)
-        if eos_token_id is not None:
-            ended |= tokens == eos_token_id
+        ended |= torch.isin(tokens, torch.tensor(ends, dtype=torch.int64))
         if ended.all():
             return
         contexts.append(tokens, ended)
@@ -115,7 +116,7 @@ class _Contexts:
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], use_cache: bool) -> None:
         self._model = model
-        self._window = getattr(model.config, "max_position_embeddings", None)
+        self._window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._texts = [list(prompt) for prompt in prompts]
         self._rows = [self._crop(list(prompt)) for prompt in prompts]
         self._use_cache = use_cache
@@ -227,11 +228,22 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
 
     An empty prompt starts from the end-of-text token. Raises `ValueError` if there is none.
     """
+    bare: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     ids: list[int] = list(tokenizer(prompt)["input_ids"])
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    end = tokenizer.eos_token_id
+    if ids and ids[-1] == end and bare[-1:] != [end]:
+        ids.pop()  # some tokenizers end every text; this one goes on
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
     if not ids and start is None:
         raise ValueError("the prompt is empty and the tokenizer has no end-of-text token")
     return ids or [start]
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a text: the tokenizer's, and those the model's generation settings name."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = [named] if isinstance(named, int) else list(named or ())
+    return sorted({*ids, tokenizer.eos_token_id} - {None})
 
 
 def stream(
@@ -241,9 +253,8 @@ def stream(
     ids = encode_prompt(tokenizer, prompt)
     decoder = TextDecoder(tokenizer, ids)
     seeds = None if seed is None else [seed]
-    settings = {"eos_token_id": tokenizer.eos_token_id, **settings}
-    for tokens in generate(model, [ids], seeds=seeds, **settings):
-        token = int(tokens[0])
-        if token != settings["eos_token_id"]:
-            yield decoder.push(token)
+    ends = end_tokens(model, tokenizer)
+    for tokens in generate(model, [ids], seeds=seeds, **{"eos_token_id": ends, **settings}):
+        if int(tokens[0]) not in ends:
+            yield decoder.push(int(tokens[0]))
     yield decoder.flush()

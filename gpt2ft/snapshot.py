@@ -16,7 +16,10 @@ COUNTERS = ("seed", "step", "epoch", "batch", "tokens", "skipped_steps")
 
 
 def _parameter_names(optimizer: torch.optim.Optimizer) -> list[str]:
-    return [name for group in optimizer.param_groups for name in group["param_names"]]
+    groups = optimizer.param_groups
+    if not all("param_names" in group for group in groups):
+        raise ValueError("the optimizer's groups name no parameters, use parameter_groups(model)")
+    return [name for group in groups for name in group["param_names"]]
 
 
 def optimizer_tensors(state: TrainState) -> dict[str, torch.Tensor]:
@@ -27,6 +30,7 @@ def optimizer_tensors(state: TrainState) -> dict[str, torch.Tensor]:
         f"{key}/{names[index]}": value.contiguous()
         for index, entry in by_index.items()
         for key, value in entry.items()
+        if value is not None
     }
 
 
@@ -62,6 +66,7 @@ def restore(
         different = sorted(set(names) ^ set(saved_names))[:5]
         raise ValueError(f"it holds the moments of other parameters: {', '.join(different)}")
     check_same(weights, state.model.state_dict())
+    _check_moments(names, moments, dict(state.model.named_parameters()))
     state.model.load_state_dict(weights)
     state.optimizer.load_state_dict(
         {"state": _by_index(names, moments), "param_groups": _groups(state.optimizer, values)}
@@ -70,6 +75,23 @@ def restore(
         state.scaler.load_state_dict(values["scaler"])
     for name in COUNTERS:
         setattr(state, name, values[name])
+
+
+def _check_moments(
+    names: Sequence[str],
+    moments: Mapping[str, torch.Tensor],
+    parameters: Mapping[str, torch.Tensor],
+) -> None:
+    """Raise `ValueError` unless all parameters have the same moments, each in its shape."""
+    keys = sorted({full_name.split("/", 1)[0] for full_name in moments})
+    wanted = {f"{key}/{name}" for key in keys for name in names}
+    if wanted != moments.keys():
+        different = sorted(wanted ^ moments.keys())[:5]
+        raise ValueError(f"moments are missing or extra: {', '.join(different)}")
+    for full_name, tensor in moments.items():
+        shape = parameters[full_name.split("/", 1)[1]].shape
+        if tensor.dim() and tensor.shape != shape:
+            raise ValueError(f"{full_name} is {tuple(tensor.shape)}, not {tuple(shape)}")
 
 
 def _by_index(

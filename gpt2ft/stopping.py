@@ -7,18 +7,19 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Stop:
-    """Whether SIGINT or SIGTERM has come. The first is noted here; a second ends the process."""
+    """Whether a signal has come. The first is noted here; a second ends the process."""
 
     signal: int | None = None
 
     def ask(self, number: int, frame: FrameType | None) -> None:
         """Signal handler."""
         self.signal = number
-        signal.signal(
-            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        )
+        for other in SIGNALS:
+            signal.signal(other, signal.SIG_DFL)
 
     def check(self) -> None:
         """Raise `Stopped` if a signal has come: where the state is whole."""
@@ -34,7 +35,9 @@ class Stopped(Exception):
 def listening() -> Iterator[Stop]:
     """Signals ask to stop, from here to the end of the block."""
     stop = Stop()
-    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A hang-up that is ignored stays so: the run was started with nohup.
+    listened = [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop.ask) for number in listened}
     try:
         yield stop
     finally:

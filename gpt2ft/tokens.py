@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import xxhash
 from datasets import Dataset, Features, List, Value
 
 IntArray = npt.NDArray[np.int64]
@@ -44,6 +45,13 @@ class TokenStore:
     def n_tokens(self) -> int:
         return int(self.offsets[-1])
 
+    def digest(self) -> str:
+        """Hash of the tokens and of where documents begin: what the data is, wherever it lies."""
+        state = xxhash.xxh3_128()
+        for array in (*self._chunks, self.offsets, self.document_starts):
+            state.update(np.ascontiguousarray(array).data)
+        return state.hexdigest()
+
     def tokens(self, start: int, stop: int) -> IntArray:
         """Tokens `start` to `stop` of the stream, `(stop - start,)`."""
         first = int(np.searchsorted(self._chunk_offsets, start, side="right")) - 1
@@ -64,27 +72,27 @@ def tokenize(
     tokenizer: Any,
     *,
     separator: bool = True,
-    keep_blank: bool = False,
+    one_text: bool = False,
     num_proc: int | None = None,
 ) -> TokenStore:
     """Tokenize a data set with a column `text`, in batches, through the cache of `datasets`.
 
-    With `separator` each document gets what the tokenizer puts before a text (a beginning-of-text
-    token, if it has one) and an end-of-text token behind it. Documents of white space alone have no
-    tokens, unless `keep_blank`. Raises `ValueError` if the tokenizer has no end-of-text token.
+    Each document begins with what the tokenizer puts before a text (a beginning-of-text token, if
+    it has one), and with `separator` ends in an end-of-text token. Documents of white space alone
+    have no tokens. With `one_text` the documents are lines of one text: nothing is put before them,
+    and blank ones count. Raises `ValueError` if the tokenizer has no end-of-text token.
     """
-    prefix = _prefix(tokenizer) if separator else []
-    end = tokenizer.eos_token_id
-    if separator and end is None:
+    if separator and tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-text token, use --row_separator none")
     options = {
-        "prefix": prefix,
-        "suffix": [end] if separator else [],
-        "keep_blank": keep_blank,
+        "prefix": [] if one_text else _prefix(tokenizer),
+        "suffix": [tokenizer.eos_token_id] if separator else [],
+        "keep_blank": one_text,
+        "strip_pieces": _adds_space(tokenizer),
     }
     # A key of our own: that of a fast tokenizer's pickle changes once it has been used
     # (datasets#3847), and the cache would miss.
-    key = json.dumps([documents._fingerprint, _identity(tokenizer), options, 1])
+    key = json.dumps([documents._fingerprint, _identity(tokenizer), options])
     tokenized = documents.map(
         _tokenize_batch,
         fn_kwargs={"tokenizer": tokenizer, **options},
@@ -96,7 +104,7 @@ def tokenize(
         new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
         desc="Tokenizing",
     )
-    return TokenStore(tokenized, has_prefix=bool(prefix), separated=separator)
+    return TokenStore(tokenized, has_prefix=bool(options["prefix"]), separated=separator)
 
 
 def _tokenize_batch(
@@ -106,27 +114,42 @@ def _tokenize_batch(
     prefix: list[int],
     suffix: list[int],
     keep_blank: bool,
+    strip_pieces: bool,
 ) -> dict[str, list[Any]]:
-    texts = batch["text"]
+    texts = [text or "" for text in batch["text"]]  # a record may hold null
     first = list(batch.get("first", [True] * len(texts)))
     last = list(batch.get("last", [True] * len(texts)))
+    if strip_pieces:
+        pairs = zip(texts, first, strict=True)
+        texts = [text if begins else text.removeprefix(" ") for text, begins in pairs]
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     rows: list[list[int]] = []
-    for text, row, starts, ends in zip(texts, ids, first, last, strict=True):
-        blank = starts and ends and not text.strip()
-        if blank and not keep_blank:
+    for text, row, begins, ends in zip(texts, ids, first, last, strict=True):
+        if begins and ends and not keep_blank and not text.strip():
             rows.append([])
         else:
-            rows.append((prefix if starts else []) + row + (suffix if ends else []))
+            rows.append((prefix if begins else []) + row + (suffix if ends else []))
     return {"input_ids": rows, "first": first}
+
+
+def _bare(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _prefix(tokenizer: Any) -> list[int]:
     """The special tokens that the tokenizer puts before a text."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    dressed = tokenizer("a")["input_ids"]
-    at = next(i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare)
-    return list(dressed[:at])
+    bare, dressed = _bare(tokenizer, "a"), list(tokenizer("a")["input_ids"])
+    starts = (i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare)
+    return dressed[: next(starts, 0)]
+
+
+def _adds_space(tokenizer: Any) -> bool:
+    """Whether it puts a space before every text, as SentencePiece does.
+
+    A piece that begins with the space it was cut before would then have two.
+    """
+    return _bare(tokenizer, "a b c d") != _bare(tokenizer, "a b") + _bare(tokenizer, " c d")
 
 
 def _identity(tokenizer: Any) -> str:
@@ -144,14 +167,22 @@ class Blocks:
     """The stream of tokens in blocks of `block_size`, none left out, the last one shorter.
 
     A sample holds `input_ids (T,)` and, where a document starts within it, `position_ids (T,)` that
-    begin again at 0 there: attention then stays within documents.
+    begin again at 0 there: attention then stays within documents. `keep_apart=False` leaves them
+    out, for models that do not go by them.
     """
 
-    def __init__(self, store: TokenStore, block_size: int, *, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        block_size: int,
+        *,
+        limit: int | None = None,
+        keep_apart: bool = True,
+    ) -> None:
         if store.n_tokens < 2:
             raise ValueError(f"the corpus has {store.n_tokens} tokens, at least 2 are needed")
         self._store = store
-        self._block_size = block_size
+        self._begins = store.document_starts if keep_apart else store.document_starts[:0]
         # A last block of one token would have nothing to predict: it takes one more from the block
         # before it.
         starts = np.arange(0, store.n_tokens, block_size, dtype=np.int64)
@@ -168,9 +199,8 @@ class Blocks:
     def __getitem__(self, index: int) -> Sample:
         start, stop = int(self._bounds[index]), int(self._bounds[index + 1])
         sample = {"input_ids": self._store.tokens(start, stop)}
-        begins = self._store.document_starts
-        low, high = np.searchsorted(begins, [start, stop])
-        inside = begins[low:high] - start
+        low, high = np.searchsorted(self._begins, [start, stop])
+        inside = self._begins[low:high] - start
         if len(inside) and inside[-1] > 0:
             positions = np.arange(stop - start)
             origin = np.zeros(stop - start, dtype=np.int64)

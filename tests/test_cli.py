@@ -34,6 +34,17 @@ def run(script, *arguments, cwd, **settings):
     )
 
 
+def start(script, *arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
 @pytest.mark.parametrize("script", ["train.py", "generate.py"])
 def test_help_answers_at_once(script, tmp_path):
     """Under a second; the best of three, since the machine may be busy with something else."""
@@ -51,6 +62,8 @@ def test_help_loads_nothing_heavy():
         "import sys; from gpt2ft import cli\n"
         "try: cli.train_main(['--help'])\n"
         "except SystemExit: pass\n"
+        "assert cli.train_main(['--learning_rate', '-1']) == 2\n"
+        "assert cli.generate_main(['-p', 'a', '--top_p', '7']) == 2\n"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -65,7 +78,7 @@ def test_help_loads_nothing_heavy():
         ("train.py", ["--seed", "x"], "argument --seed: invalid int value: 'x'"),
         ("train.py", ["--learning-rate", "-1"], "--learning_rate is -1.0, give a number >= 0"),
         ("train.py", ["--config", "nonsense"], "no recipe or file nonsense"),
-        ("train.py", ["--resume"], "--resume finds no run in"),
+        ("train.py", ["--resume"], "--resume finds no run in ./gpt2-finetuned-quickstart, ./gpt2"),
         ("generate.py", ["-i"], "no finished run in this folder"),
         ("generate.py", ["-p", "a", "--top_p", "2"], "--top_p is 2.0, give a number <= 1"),
         ("generate.py", [], "nothing to continue"),
@@ -205,26 +218,12 @@ def test_prompts_from_a_file_and_a_pipe_that_closes(finished, tmp_path):
     done = run("generate.py", "--prompt_file", "latin.txt", *flags, cwd=tmp_path)
     assert done.returncode == 1 and "latin.txt is not UTF-8, byte 3" in done.stderr
 
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "generate.py"),
-            "-p",
-            "a",
-            "--model_name_or_path",
-            finished,
-            "--max_new_tokens",
-            "5000",
-        ],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    process.stdout.read(3)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait(60) == 141
+    endless = ["-p", "a", "--model_name_or_path", finished, "--max_new_tokens", "5000"]
+    with start("generate.py", *endless, cwd=tmp_path) as process:
+        process.stdout.read(3)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 141
 
 
 def test_the_terminal(finished, tmp_path):
@@ -286,23 +285,18 @@ def test_a_real_process_stopped_and_resumed(number, finished, tmp_path):
     ]
     assert run("train.py", *flags, "--output_dir", "straight", cwd=tmp_path).returncode == 0
 
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *flags, "--output_dir", "out"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith("step     12/40"):
-            process.send_signal(number)
-            break
-    rest = process.stdout.read()
+    with start("train.py", *flags, "--output_dir", "out", cwd=tmp_path) as process:
+        for line in process.stdout:
+            if line.startswith("step     12/40"):
+                process.send_signal(number)
+                break
+        rest = process.stdout.read()
+        status = process.wait(60)
     if number == signal.SIGINT:
-        assert process.wait(60) == 130
+        assert status == 130
         assert rest.splitlines()[-1].endswith("to go on: python train.py --output_dir out --resume")
     else:
-        assert process.wait(60) == -signal.SIGKILL
+        assert status == -signal.SIGKILL
 
     done = run("train.py", "--output_dir", "out", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -94,8 +94,9 @@ def test_what_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match="is empty"):
         all_of(tmp_path / "empty.txt")
     (tmp_path / "a.csv").write_text("text\na\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("b", encoding="utf-8")
     with pytest.raises(ValueError, match="several kinds"):
-        load_corpus(train_file=[str(tmp_path / "a.csv"), str(tmp_path / "empty.txt")])
+        load_corpus(train_file=[str(tmp_path / "a.csv"), str(tmp_path / "b.txt")])
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\nnonsense\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"bad\.jsonl cannot be read as json"):
         all_of(tmp_path / "bad.jsonl")
@@ -151,6 +152,32 @@ def test_a_long_document_in_pieces_has_the_tokens_of_the_whole(tmp_path):
     assert len(store.document_starts) == 1
 
 
+def test_the_same_for_a_tokenizer_that_puts_a_space_before_every_text(tmp_path):
+    """As SentencePiece does: the piece's own space would then be one too many."""
+    import tokenizers
+    import transformers
+
+    sentence = "a cat sat on the mat and looked at another cat on another mat"
+    words = sentence.split(" ")
+    text = " ".join(words[(i * i) % len(words)] for i in range(20_000))
+    path = tmp_path / "long.txt"
+    path.write_text(text, encoding="utf-8")
+    unigram = tokenizers.Tokenizer(tokenizers.models.BPE())
+    unigram.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=60, show_progress=False)
+    unigram.train_from_iterator(["▁" + word for word in words] * 5, trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=unigram)
+    pieces = all_of(path)
+    assert len(pieces) > 2
+    store = tokenize(pieces, tokenizer, separator=False)
+    expected = tokenizer(text)["input_ids"]
+    cat = tokenizer("cat")["input_ids"]
+    assert tokenizer("a cat")["input_ids"][-len(cat) :] == cat
+    assert store.tokens(0, store.n_tokens).tolist() == expected
+
+
 def test_text_without_spaces_is_cut_all_the_same(tmp_path):
     path = tmp_path / "dna.txt"
     path.write_text("ACGT" * PIECE_CHARACTERS, encoding="utf-8")
@@ -167,6 +194,34 @@ def test_the_end_of_each_text_is_held_out(tmp_path):
         assert train + held_out == "".join(lines)
         assert train.endswith("\n")
         assert len(held_out) == pytest.approx(0.1 * len(train + held_out), abs=10)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["one line without an end " * 40, "short\n" + "and then a very long line " * 40, "a b\r" * 90],
+    ids=["one line", "a long last line", "carriage returns"],
+)
+def test_something_is_held_out_of_any_text_with_words(text, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(text, encoding="utf-8", newline="")
+    corpus = load_corpus(train_file=[str(path)])
+    joined = "".join(texts(corpus.train) + texts(corpus.validation))
+    assert joined == text.replace("\r", "\n")
+    assert len(texts(corpus.validation)) == 1
+
+
+def test_nothing_can_be_held_out_of_a_single_word(tmp_path):
+    (tmp_path / "a.txt").write_text("word")
+    with pytest.raises(ValueError, match="no line or word to hold out, name --validation_file"):
+        load_corpus(train_file=[str(tmp_path / "a.txt")])
+
+
+def test_a_glob_over_records_holds_rows_out_too(tmp_path):
+    rows = "".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(40))
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    for pattern in ("rows.jsonl", "*.json*", "r*"):
+        corpus = load_corpus(train_file=[str(tmp_path / pattern)])
+        assert (len(corpus.train), len(corpus.validation)) == (38, 2), pattern
 
 
 def test_rows_held_out_are_drawn_with_the_seed_or_the_last(tmp_path):
@@ -187,7 +242,9 @@ def test_rows_held_out_are_drawn_with_the_seed_or_the_last(tmp_path):
 def test_too_few_rows_to_hold_any_out(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n' * 3, encoding="utf-8")
-    with pytest.raises(ValueError, match="5 percent of 3 rows"):
+    assert len(load_corpus(train_file=[str(path)]).validation) == 1
+    path.write_text('{"text": "a"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="5 percent of 1 rows"):
         load_corpus(train_file=[str(path)])
 
 
@@ -224,6 +281,15 @@ def test_hub_data_with_a_slice_and_its_validation_split(tmp_path):
     assert texts(corpus.validation) == ["v"]
 
 
+def test_folders_of_one_name_are_told_apart_and_changes_are_seen(tmp_path):
+    """datasets' own cache goes by the last part of the path alone."""
+    for rows in (["one"] * 5, ["two"] * 5, ["three"] * 6):
+        folder = tmp_path / str(len(rows)) / "wikitext"
+        make_hub_folder(folder, {"train": rows, "validation": rows[:1]})
+        corpus = load_corpus(dataset_name=str(folder), dataset_config_name="wikitext-2-raw-v1")
+        assert (texts(corpus.train), texts(corpus.validation)) == (rows, rows[:1])
+
+
 def test_hub_data_without_a_validation_split(tmp_path):
     make_hub_folder(tmp_path / "set", {"train": [f"row {i}" for i in range(40)]})
     corpus = load_corpus(
@@ -232,6 +298,13 @@ def test_hub_data_without_a_validation_split(tmp_path):
     assert (len(corpus.train), len(corpus.validation)) == (38, 2)
     with pytest.raises(ValueError, match="split"):
         load_corpus(dataset_name=str(tmp_path / "set"), dataset_split="nonsense")
+
+
+def test_training_on_the_validation_split_does_not_evaluate_on_it(tmp_path):
+    make_hub_folder(tmp_path / "set", {"validation": [f"row {i}" for i in range(40)]})
+    corpus = load_corpus(dataset_name=str(tmp_path / "set"), dataset_split="validation[:90%]")
+    assert (len(corpus.train), len(corpus.validation)) == (34, 2)
+    assert not set(texts(corpus.train)) & set(texts(corpus.validation))
 
 
 def test_the_hub_out_of_reach():

@@ -9,10 +9,12 @@ import torch
 import transformers
 import yaml
 
+from gpt2ft import building, loop
 from gpt2ft import finetune as story
 from gpt2ft.checkpoint import CheckpointError, find_checkpoint
 from gpt2ft.config import TrainConfig
 from gpt2ft.finetune import finetune
+from gpt2ft.recipe import load_recipe
 
 LINES = [f"line {i}: the {'quick brown fox' if i % 3 else 'lazy dog'} again\n" for i in range(300)]
 
@@ -130,7 +132,7 @@ def test_observing_more_often_changes_nothing(settings, tmp_path):
 def test_a_run_in_place_is_not_written_over(settings, tmp_path):
     assert finetune(TrainConfig(**settings)) == 0
     before = results(tmp_path / "out")
-    with pytest.raises(ValueError, match="a finished run, go on with --resume or"):
+    with pytest.raises(ValueError, match=r"a finished run, go on with --output_dir .* --resume"):
         finetune(TrainConfig(**settings))
     (tmp_path / "out" / "manifest.json").unlink()
     with pytest.raises(ValueError, match="an unfinished run"):
@@ -154,6 +156,98 @@ def test_a_resumed_run_may_grow_but_not_change(settings, tmp_path):
     assert results(tmp_path / "out") == before
 
 
+def test_a_run_that_overwrote_another_can_be_resumed(settings, tmp_path):
+    """The flag belongs to the command, not to the run: the checkpoints stay."""
+    assert finetune(TrainConfig(**settings)) == 0
+    assert finetune(TrainConfig(**settings, overwrite_output_dir=True)) == 0
+    saved = load_recipe(str(tmp_path / "out" / "config.yaml"))
+    assert finetune(TrainConfig(**{**saved, "max_steps": 14}, resume="auto")) == 0
+    steps = [r["step"] for r in records(tmp_path / "out") if "loss" in r]
+    assert steps == list(range(1, 15))
+
+
+def test_changed_data_is_refused_and_moved_data_is_not(settings, tmp_path):
+    assert finetune(TrainConfig(**settings)) == 0
+    longer = {**settings, "max_steps": 14, "resume": "auto"}
+    path = tmp_path / "own.txt"
+    path.write_text("something else\n" * 9 + "".join(LINES[9:]), encoding="utf-8")
+    with pytest.raises(ValueError, match="the tokens of the corpus are others"):
+        finetune(TrainConfig(**longer))
+    moved = path.rename(tmp_path / "moved.txt")
+    moved.write_text("".join(LINES), encoding="utf-8")
+    assert finetune(TrainConfig(**{**longer, "train_file": [str(moved)]})) == 0
+
+
+def test_going_back_to_an_older_checkpoint_loses_none(settings, tmp_path):
+    assert finetune(TrainConfig(**{**settings, "save_total_limit": 9})) == 0
+    out = tmp_path / "out"
+    before = results(out)
+    older = {**settings, "save_total_limit": 9, "resume": str(out / "checkpoint-4")}
+    assert finetune(TrainConfig(**older)) == 0
+    assert results(out) == before  # the same way again
+    names = {path.name for path in out.glob("checkpoint-*")}
+    assert names == {
+        *("checkpoint-4", "checkpoint-8", "checkpoint-12"),
+        *("checkpoint-8.aside-1", "checkpoint-12.aside-1"),
+    }
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "config.yaml"])
+def test_files_that_are_not_of_a_run_are_not_written_over(name, settings, tmp_path):
+    out = _made(tmp_path / "out")
+    (out / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds a {name} that is not of a run"):
+        finetune(TrainConfig(**settings))
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "mine")]
+
+
+def test_the_model_is_never_written_over_by_its_own_run(settings, model_folder):
+    before = sha256(model_folder / "model.safetensors")
+    own = {**settings, "output_dir": str(model_folder)}
+    for more in ({}, {"overwrite_output_dir": True}):
+        with pytest.raises(ValueError, match="is the model's own folder"):
+            finetune(TrainConfig(**own, **more))
+    assert sha256(model_folder / "model.safetensors") == before
+
+
+@pytest.fixture
+def with_scaler(monkeypatch):
+    """Runs with an enabled scaler on the CPU, as fp16 has one on CUDA."""
+
+    def patch(**scaler):
+        def create(*arguments, **keywords):
+            state = original(*arguments, **keywords)
+            state.scaler = torch.amp.GradScaler("cpu", **scaler)
+            return state
+
+        original = building.TrainState.create
+        monkeypatch.setattr(building.TrainState, "create", create)
+
+    return patch
+
+
+def test_updates_the_scaler_skips_are_only_noted(settings, tmp_path, with_scaler):
+    with_scaler(init_scale=2.0**127, growth_interval=4)  # overflows at first
+    assert finetune(TrainConfig(**{**settings, "eval_steps": 1})) == 0
+    written = records(tmp_path / "out")
+    applied = [r["step"] for r in written if "loss" in r and not r["skipped"]]
+    assert applied == list(range(1, 13))
+    assert [r["step"] for r in written if r.get("skipped")][:1] == [1]
+    assert [r["step"] for r in written if "eval_loss" in r] == list(range(13))
+    assert not (tmp_path / "out" / "checkpoint-0").exists()
+
+
+def test_a_gradient_that_overflows_at_any_scale_ends_the_run(settings, with_scaler, monkeypatch):
+    def nan_loss(model, batch):
+        loss_sum, n_targets = loop.causal_lm_loss(model, batch)
+        return loss_sum * float("nan"), n_targets
+
+    with_scaler(init_scale=4.0)
+    monkeypatch.setattr(story, "train", lambda *a, **k: loop.train(*a, **k, loss_fn=nan_loss))
+    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+        finetune(TrainConfig(**settings))
+
+
 def test_resuming_needs_something_to_resume(settings, tmp_path):
     with pytest.raises(ValueError, match="found no checkpoint"):
         finetune(TrainConfig(**settings, resume="auto"))
@@ -175,8 +269,6 @@ def _made(path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_good_weights(settings, tmp_path, monkeypatch):
-    from gpt2ft import loop
-
     usual = loop.causal_lm_loss
     calls = []
 
@@ -189,7 +281,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_good_weights(settings, tmp_
         return loop.train(*arguments, **keywords, loss_fn=breaks)
 
     monkeypatch.setattr(story, "train", train)
-    with pytest.raises(FloatingPointError, match="step 7 has a gradient that is not finite"):
+    with pytest.raises(FloatingPointError, match="not finite at step 7"):
         finetune(TrainConfig(**settings))
     path, _ = find_checkpoint(tmp_path / "out")
     assert path.name == "checkpoint-4"

@@ -9,7 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from gpt2ft import load_model, load_tokenizer, new_model
 from gpt2ft.hub import HubUnavailableError
-from gpt2ft.modeling import check_fit, parse_overrides, train_tokenizer, window
+from gpt2ft.modeling import (
+    check_fit,
+    keeps_documents_apart,
+    parse_overrides,
+    train_tokenizer,
+    window,
+)
 
 
 def test_loads_a_folder_in_fp32(model_folder, make_model):
@@ -89,13 +95,14 @@ def test_end_of_text_pads_where_nothing_else_does(tmp_path, tokenizer):
     assert loaded.pad_token_id == loaded.eos_token_id == 0
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "llama", "bloom", "opt", "gpt_neox"])
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "bloom", "opt", "gpt_neox", "codegen"])
 def test_new_models_of_several_kinds(model_type, tokenizer):
     sizes = {
         "gpt2": "n_layer=2,n_embd=16,n_head=2",
         "opt": "num_hidden_layers=2,hidden_size=16,ffn_dim=16,num_attention_heads=2,"
         "word_embed_proj_dim=16",
         "bloom": "n_layer=2,hidden_size=16,n_head=2",
+        "codegen": "n_layer=2,n_embd=16,n_head=4,rotary_dim=4",
     }.get(
         model_type, "num_hidden_layers=2,hidden_size=16,intermediate_size=16,num_attention_heads=2"
     )
@@ -146,6 +153,15 @@ def test_the_window(make_model, make_llama, tokenizer):
         )
         is None
     )
+
+
+def test_which_models_keep_packed_documents_apart(make_model, make_llama, tokenizer):
+    assert keeps_documents_apart(make_model()) and keeps_documents_apart(make_llama())
+    bloom = new_model("bloom", tokenizer=tokenizer, overrides="n_layer=1,hidden_size=8,n_head=1")
+    mamba = new_model("mamba", tokenizer=tokenizer, overrides="num_hidden_layers=1,hidden_size=8")
+    assert not keeps_documents_apart(bloom) and not keeps_documents_apart(mamba)
+    model = make_model(dropout=0.5).train()
+    assert keeps_documents_apart(model) and model.training
 
 
 def test_what_does_not_fit(make_model, tokenizer):

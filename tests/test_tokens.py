@@ -68,7 +68,7 @@ def test_blank_documents_are_dropped_unless_kept(tokenizer):
     dropped = tokenize(rows, tokenizer)
     expected = [*ids(tokenizer, "a"), END, *ids(tokenizer, "b"), END]
     assert dropped.tokens(0, dropped.n_tokens).tolist() == expected
-    kept = tokenize(rows, tokenizer, separator=False, keep_blank=True)
+    kept = tokenize(rows, tokenizer, separator=False, one_text=True)
     assert kept.tokens(0, kept.n_tokens).tolist() == ids(tokenizer, "a \nb")
 
 
@@ -90,6 +90,35 @@ def test_no_end_of_text_token(documents):
     with pytest.raises(ValueError, match="row_separator none"):
         tokenize(documents, bare)
     assert tokenize(documents, bare, separator=False).n_tokens
+
+
+def test_null_is_a_blank_document(tokenizer):
+    store = tokenize(Dataset.from_dict({"text": ["a", None, "b"]}), tokenizer)
+    expected = [*ids(tokenizer, "a"), END, *ids(tokenizer, "b"), END]
+    assert store.tokens(0, store.n_tokens).tolist() == expected
+
+
+def test_lines_of_one_text_have_nothing_before_them(with_beginning):
+    rows = Dataset.from_dict({"text": ["ab\n", "cd\n"]})
+    begin = with_beginning.bos_token_id
+    one_text = tokenize(rows, with_beginning, separator=False, one_text=True)
+    assert begin not in one_text.tokens(0, one_text.n_tokens)
+    each = tokenize(rows, with_beginning, separator=False)
+    assert [row["input_ids"][0] for row in Rows(each, 8)] == [begin, begin]
+
+
+def test_the_digest_is_of_what_the_data_is(documents, tokenizer, text_rows):
+    """Not of where it lies; another token or another border between documents changes it."""
+    digest = tokenize(documents, tokenizer).digest()
+    again = Dataset.from_dict({"other": [1] * 40, "text": text_rows})
+    assert tokenize(again, tokenizer).digest() == digest
+    for rows in ([*text_rows[:-1], "else"], text_rows[:-1], [text_rows[0] + "x", *text_rows[1:]]):
+        assert tokenize(Dataset.from_dict({"text": rows}), tokenizer).digest() != digest
+
+
+def test_documents_may_be_left_together(tokenizer):
+    store = tokenize(Dataset.from_dict({"text": ["abc", "de", "fghij"]}), tokenizer)
+    assert "position_ids" not in Blocks(store, 8, keep_apart=False)[0]
 
 
 @pytest.mark.parametrize("block_size", [2, 3, 7, 16, 64, 10_000])

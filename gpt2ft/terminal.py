@@ -1,0 +1,34 @@
+"""Lines on the terminal: escaped, and never in the way of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from tqdm import tqdm
+
+# C0 but newline and tab, DEL, C1, and the bidirectional controls: what a terminal would obey.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text from outside, made harmless to a terminal: control characters as `\\x1b`, `\\u202e`."""
+    return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def say(text: str = "") -> None:
+    """Lines on standard output, above the progress bar if there is one.
+
+    If nobody reads them any more (`| head`), they go nowhere: a run must not end for that.
+    """
+    try:
+        tqdm.write(printable(text), file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+
+
+def discard_output() -> None:
+    """From here on standard output goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
