@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
 import glob
 import hashlib
-import io
-import mmap
+import inspect
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 from datasets import Dataset, Features, Value
 
+from . import textfile
 from .hub import HubUnavailableError, is_offline
 
 BUILT_IN = "python-reference"
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-PIECE_CHARACTERS = 16384
-READ_BYTES = 1 << 20
-# A cut between two words, before the space: there tokenizers cut too. Else any white space.
-BETWEEN_WORDS, BEFORE_WORD = re.compile(r"(?<=\S) (?=\S)"), re.compile(r"\s(?=\S)")
 
 # A text piece, as its file is cut in; a row is a piece that is both first and last.
 PIECES = Features({"text": Value("string"), "first": Value("bool"), "last": Value("bool")})
@@ -180,7 +174,7 @@ def _from_files(
         # Size and time of change are part of the cache's key: an edited file is read again.
         stamps = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
         arguments = {"stamps": stamps, "lines": not packing, "start": start, "end": end}
-        return _cached(text_pieces, arguments)
+        return _cached(arguments)
     try:
         rows = datasets.load_dataset(loader, data_files=list(files), split="train")
     except datasets.exceptions.DatasetGenerationError as error:
@@ -189,9 +183,16 @@ def _from_files(
     return _text_only(rows, text_column, ", ".join(files))
 
 
-def _cached(generator: object, arguments: dict[str, object]) -> Dataset:
+def _cached(arguments: dict[str, object]) -> Dataset:
+    """`text_pieces(**arguments)`, from the cache if it was made before, by the same code."""
+    key = inspect.getsource(textfile) + repr(arguments)
     try:
-        return Dataset.from_generator(generator, gen_kwargs=arguments, features=PIECES)
+        return Dataset.from_generator(
+            textfile.text_pieces,
+            gen_kwargs=arguments,
+            features=PIECES,
+            fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
+        )
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from None
 
@@ -213,91 +214,3 @@ def _text_only(rows: Dataset, text_column: str | None, source: str) -> Dataset:
         )
     rows = rows.select_columns([column])
     return rows if column == "text" else rows.rename_column(column, "text")
-
-
-def text_pieces(
-    stamps: Sequence[tuple[str, int, int]], lines: bool, start: float, end: float
-) -> Iterator[dict[str, object]]:
-    """Text files as rows, a line each, or as documents in pieces of some 16,000 characters.
-
-    Of each file the part from fraction `start` to fraction `end`, both moved to a line's start.
-    Pieces are cut before a space between two words, so that their tokens, made as `tokenize` does,
-    are those of the whole text. `stamps` are path, bytes, and time of change.
-    """
-    for path, size, _ in stamps:
-        text = _read_text(path, _border(path, size, start), _border(path, size, end))
-        pieces = _lines(text) if lines else _cut(text)
-        first, held = True, next(pieces, None)
-        while held is not None:
-            following = next(pieces, None)
-            last = following is None
-            yield {"text": held, "first": lines or first, "last": lines or last}
-            first, held = False, following
-
-
-def _border(path: str, size: int, fraction: float) -> int:
-    """Byte offset near that fraction of the file where a line starts, or at least a word ends."""
-    if fraction in (0.0, 1.0):
-        return round(size * fraction)
-    near = int(size * fraction)
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        offsets = (
-            text.find(b"\n", near) + 1,
-            text.rfind(b"\n", 0, near) + 1,
-            text.find(b" ", near),
-            text.rfind(b" ", 0, near),
-        )
-    for offset in offsets:
-        if 0 < offset < size:
-            return offset
-    raise ValueError(
-        f"{path} has no line or word to hold out, name --validation_file or set "
-        "--validation_split_percentage 0"
-    )
-
-
-def _read_text(path: str, start: int, stop: int) -> Iterator[str]:
-    """Bytes `start` to `stop` as UTF-8, a megabyte at a time, with every line end made `\\n`."""
-    utf8 = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
-    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    with open(path, "rb") as file:
-        file.seek(start)
-        while start < stop:
-            pending = len(utf8.getstate()[0])
-            data = file.read(min(READ_BYTES, stop - start))
-            try:
-                yield decoder.decode(data, final=start + len(data) >= stop)
-            except UnicodeDecodeError as error:
-                offset = start - pending + error.start
-                raise ValueError(
-                    f"{path} is not UTF-8, byte {offset} is {error.object[error.start]:#04x}, "
-                    "convert it first"
-                ) from error
-            if not data:
-                return
-            start += len(data)
-
-
-def _lines(chunks: Iterator[str]) -> Iterator[str]:
-    rest = ""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split("\n")
-        yield from (line + "\n" for line in whole)
-    if rest:
-        yield rest
-
-
-def _cut(chunks: Iterator[str]) -> Iterator[str]:
-    rest = ""
-    for chunk in chunks:
-        rest += chunk
-        begin = 0
-        while len(rest) - begin > 2 * PIECE_CHARACTERS:
-            window = (begin + PIECE_CHARACTERS, begin + 2 * PIECE_CHARACTERS)
-            word = BETWEEN_WORDS.search(rest, *window) or BEFORE_WORD.search(rest, *window)
-            cut = word.start() if word else window[1]  # text without spaces is cut all the same
-            yield rest[begin:cut]
-            begin = cut
-        rest = rest[begin:]
-    if rest:
-        yield rest

@@ -170,7 +170,7 @@ def train(
     max_steps: int,
     gradient_accumulation_steps: int = 1,
     learning_rate: Callable[[int], float] | None = None,
-    max_grad_norm: float = 1.0,
+    max_grad_norm: float = math.inf,
     loss_fn: LossFunction = causal_lm_loss,
 ) -> Iterator[StepResult]:
     """Train until `max_steps` optimizer steps are done; yields after each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -92,7 +93,8 @@ def tokenize(
     }
     # A key of our own: that of a fast tokenizer's pickle changes once it has been used
     # (datasets#3847), and the cache would miss.
-    key = json.dumps([documents._fingerprint, _identity(tokenizer), options])
+    code = inspect.getsource(_tokenize_batch)
+    key = json.dumps([documents._fingerprint, _identity(tokenizer), options, code])
     tokenized = documents.map(
         _tokenize_batch,
         fn_kwargs={"tokenizer": tokenizer, **options},

@@ -106,6 +106,7 @@ def test_losses_equal_the_trainers(kind, accumulation, request, tmp_path):
             data,
             max_steps=STEPS,
             gradient_accumulation_steps=accumulation,
+            max_grad_norm=1.0,
             learning_rate=lambda step: lr_at(
                 step, max_steps=STEPS, learning_rate=2e-3, warmup_steps=3
             ),
