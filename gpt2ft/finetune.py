@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from . import checkpoint as checkpoints
 from . import durable, report
@@ -21,7 +17,8 @@ from .building import Run, build, description
 from .config import TrainConfig
 from .loop import Evaluation, evaluate, train, undisturbed
 from .optim import lr_at
-from .recipe import HEADER, changed_settings, settings_of, to_yaml
+from .output_folder import locked, refuse_changes, starting_point
+from .recipe import settings_of, to_yaml
 from .sampling import stream
 from .stopping import Stop, Stopped, listening
 from .terminal import say
@@ -53,7 +50,7 @@ def finetune(config: TrainConfig) -> int:
         refuse_changes(checkpoint, record)
     say(description(run))
     output_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(output_dir), listening() as stop:
+    with locked(output_dir), listening() as stop:
         if checkpoint:
             _go_back(checkpoint, run, output_dir)
         elif config.overwrite_output_dir:
@@ -76,64 +73,11 @@ def finetune(config: TrainConfig) -> int:
     return 0
 
 
-def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
-    """The checkpoint to go on from, None for a fresh start.
-
-    Raises `ValueError` where starting would do harm, because something is in `output_dir`, or where
-    there is nothing to resume; `CheckpointError` if no checkpoint is valid.
-    """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"--output_dir {output_dir} is a file, name a folder")
-    if config.resume is None:
-        _refuse_to_overwrite(config, output_dir)
-        return None
-    if config.resume != "auto":
-        checkpoints.verify_checkpoint(Path(config.resume))
-        return Path(config.resume)
-    path, reasons = checkpoints.find_checkpoint(output_dir)
-    for reason in reasons:
-        say(f"passed over: {reason}")
-    if path is None:
-        raise ValueError(f"--resume found no checkpoint in {output_dir.resolve()}")
-    return path
-
-
-def _refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
-    model = Path(config.model_name_or_path or "")
-    if config.model_type is None and model.is_dir() and output_dir.resolve() == model.resolve():
-        raise ValueError(f"--output_dir {output_dir} is the model's own folder, name another")
-    if config.overwrite_output_dir:
-        return
-    folder = shlex.quote(str(output_dir))
-    ways = f"go on with --output_dir {folder} --resume, or replace it with --overwrite_output_dir"
-    if checkpoints.is_finished(output_dir):
-        raise ValueError(f"--output_dir {output_dir} holds a finished run, {ways}")
-    if checkpoints.checkpoints(output_dir):
-        raise ValueError(f"--output_dir {output_dir} holds an unfinished run, {ways}")
-    settings = output_dir / "config.yaml"
-    ours = settings.is_file() and settings.read_bytes().startswith(HEADER.encode())
-    for name in (*checkpoints.MODEL_FILES, *(() if ours else ("config.yaml",))):
-        if (output_dir / name).exists():
-            raise ValueError(
-                f"--output_dir {output_dir} holds a {name} that is not of a run, name another "
-                "folder or replace it with --overwrite_output_dir"
-            )
-
-
-def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
-    """Raise `ValueError` with the differences, if the run to be resumed was another one."""
-    saved = checkpoints.verify_checkpoint(checkpoint)["run"]
-    changes = changed_settings(saved.get("config", {}), record["config"])
-    if saved.get("data") != record["data"]:
-        changes.append("the tokens of the corpus are others")
-    if changes:
-        raise ValueError(f"--resume with another configuration, {'; '.join(changes)}")
-
-
 def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
     """Bring the run to where the checkpoint was."""
     checkpoints.load_checkpoint(checkpoint, run.state)
-    run.saved_step = run.state.step
+    if checkpoint.resolve().parent == output_dir.resolve():
+        run.saved_step = run.state.step
     say(f"resumed from {checkpoint}, step {run.state.step}")
     for path in checkpoints.set_aside_newer(output_dir, run.state.step):
         say(f"set aside: {path}")
@@ -157,9 +101,15 @@ def _observe(run: Run, log: report.TrainingReport, stop: Stop) -> Observation:
     evaluation = None
     record: dict[str, Any] = {"step": run.state.step}
     if run.held_out:
-        evaluation = evaluate(
-            run.state.model, run.held_out, precision=run.state.precision, on_batch=stop.check
-        )
+        with report.bar(len(run.held_out), "evaluating") as bar:
+
+            def on_batch() -> None:
+                bar.update()
+                stop.check()
+
+            evaluation = evaluate(
+                run.state.model, run.held_out, precision=run.state.precision, on_batch=on_batch
+            )
         say(f"step {run.state.step:>6}  held-out {report.evaluation_line(evaluation)}")
         record |= {
             "eval_loss": evaluation.loss,
@@ -278,20 +228,3 @@ def _stopped(run: Run, log: report.TrainingReport, save: Callable[[], None], sto
         log.close()
         say(f"{done}; nothing is lost, give the same command again")
     return 128 + number
-
-
-@contextlib.contextmanager
-def _locked(output_dir: Path) -> Iterator[None]:
-    """One run at a time writes into a folder. Raises `ValueError` naming the other."""
-    path = output_dir / ".lock"
-    lock = filelock.FileLock(path, blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        owner = path.read_text(encoding="utf-8").strip()
-        raise ValueError(f"--output_dir {output_dir} is in use by process {owner}") from None
-    try:
-        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
-        yield
-    finally:
-        lock.release()

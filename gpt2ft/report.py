@@ -20,6 +20,19 @@ from .terminal import say
 SECONDS_BETWEEN_REFRESHES = 0.5
 
 
+def bar(total: int, what: str, *, unit: str = "batch", initial: int = 0) -> tqdm[Any]:
+    """A progress bar that goes away when it is done; none where standard error is no terminal."""
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=what,
+        unit=unit,
+        disable=None,
+        leave=False,
+        dynamic_ncols=True,
+    )
+
+
 class TrainingReport:
     """Progress bar, a line every `logging_steps`, and a record of every step in metrics.jsonl.
 
@@ -34,10 +47,7 @@ class TrainingReport:
         self._window: list[dict[str, Any]] = []  # recorded since the last line
         self._since = (time.monotonic(), state.tokens)
         self._refreshed = 0.0
-        # disable=None: no bar where standard error is no terminal.
-        self._bar = tqdm(
-            total=max_steps, initial=state.step, unit="step", disable=None, dynamic_ncols=True
-        )
+        self._bar = bar(max_steps, "training", unit="step", initial=state.step)
 
     def step(self, result: StepResult, state: TrainState) -> None:
         """Take note of a step; log if a line is due."""
@@ -113,7 +123,6 @@ class TrainingReport:
 
     def close(self) -> None:
         """Remove the bar."""
-        self._bar.leave = False
         self._bar.close()
 
     def _seconds(self) -> float:

@@ -14,6 +14,7 @@ from gpt2ft import finetune as story
 from gpt2ft.checkpoint import CheckpointError, find_checkpoint
 from gpt2ft.config import TrainConfig
 from gpt2ft.finetune import finetune
+from gpt2ft.output_folder import locked
 from gpt2ft.recipe import load_recipe
 
 LINES = [f"line {i}: the {'quick brown fox' if i % 3 else 'lazy dog'} again\n" for i in range(300)]
@@ -258,7 +259,7 @@ def test_resuming_needs_something_to_resume(settings, tmp_path):
 
 def test_a_folder_in_use_is_refused(settings, tmp_path):
     refused = pytest.raises(ValueError, match=r"is in use by process \d+")
-    with story._locked(_made(tmp_path / "out")), refused:
+    with locked(_made(tmp_path / "out")), refused:
         finetune(TrainConfig(**settings))
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 

@@ -1,0 +1,88 @@
+"""The folder a run writes into: what may be done with what is there, and by whom."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from . import checkpoint as checkpoints
+from .config import TrainConfig
+from .recipe import HEADER, changed_settings
+from .terminal import say
+
+
+def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
+    """The checkpoint to go on from, None for a fresh start.
+
+    Raises `ValueError` where starting would do harm, because something is in `output_dir`, or where
+    there is nothing to resume; `CheckpointError` if no checkpoint is valid.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"--output_dir {output_dir} is a file, name a folder")
+    if config.resume is None:
+        _refuse_to_overwrite(config, output_dir)
+        return None
+    if config.resume != "auto":
+        checkpoints.verify_checkpoint(Path(config.resume))
+        return Path(config.resume)
+    path, reasons = checkpoints.find_checkpoint(output_dir)
+    for reason in reasons:
+        say(f"passed over: {reason}")
+    if path is None:
+        raise ValueError(f"--resume found no checkpoint in {output_dir.resolve()}")
+    return path
+
+
+def _refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
+    model = Path(config.model_name_or_path or "")
+    if config.model_type is None and model.is_dir() and output_dir.resolve() == model.resolve():
+        raise ValueError(f"--output_dir {output_dir} is the model's own folder, name another")
+    if config.overwrite_output_dir:
+        return
+    folder = shlex.quote(str(output_dir))
+    ways = f"go on with --output_dir {folder} --resume, or replace it with --overwrite_output_dir"
+    if checkpoints.is_finished(output_dir):
+        raise ValueError(f"--output_dir {output_dir} holds a finished run, {ways}")
+    if checkpoints.checkpoints(output_dir):
+        raise ValueError(f"--output_dir {output_dir} holds an unfinished run, {ways}")
+    settings = output_dir / "config.yaml"
+    ours = settings.is_file() and settings.read_bytes().startswith(HEADER.encode())
+    for name in (*checkpoints.MODEL_FILES, *(() if ours else ("config.yaml",))):
+        if (output_dir / name).exists():
+            raise ValueError(
+                f"--output_dir {output_dir} holds a {name} that is not of a run, name another "
+                "folder or replace it with --overwrite_output_dir"
+            )
+
+
+def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
+    """Raise `ValueError` with the differences, if the run to be resumed was another one."""
+    saved = checkpoints.verify_checkpoint(checkpoint)["run"]
+    changes = changed_settings(saved.get("config", {}), record["config"])
+    if saved.get("data") != record["data"]:
+        changes.append("the tokens of the corpus are others")
+    if changes:
+        raise ValueError(f"--resume with another configuration, {'; '.join(changes)}")
+
+
+@contextlib.contextmanager
+def locked(output_dir: Path) -> Iterator[None]:
+    """One run at a time writes into a folder. Raises `ValueError` naming the other."""
+    path = output_dir / ".lock"
+    lock = filelock.FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        owner = path.read_text(encoding="utf-8").strip()
+        raise ValueError(f"--output_dir {output_dir} is in use by process {owner}") from None
+    try:
+        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
