@@ -36,6 +36,8 @@ class Run:
     max_steps: int
     digest: str
     """Of the training tokens and how many samples they make."""
+    keep_apart: bool
+    """Whether documents packed into one block do not see each other."""
     saved_step: int = -1
     """Step of the newest checkpoint this process saved or loaded."""
 
@@ -59,7 +61,8 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     model.to(device)
 
     config = dataclasses.replace(config, precision=precision.name, block_size=block_size)
-    cut = functools.partial(_batches, config, tokenizer, modeling.keeps_documents_apart(model))
+    keep_apart = config.packing and modeling.keeps_documents_apart(model)
+    cut = functools.partial(_batches, config, tokenizer, keep_apart)
     data, digest = cut(corpus.train, training=True)
     held_out = None
     if corpus.validation is not None:
@@ -74,7 +77,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
     steps_per_epoch = -(-len(data) // config.gradient_accumulation_steps)
     max_steps = config.max_steps or max(1, math.ceil(config.num_train_epochs * steps_per_epoch))
-    return Run(config, state, tokenizer, data, held_out, max_steps, digest)
+    return Run(config, state, tokenizer, data, held_out, max_steps, digest, keep_apart)
 
 
 def _corpus(config: TrainConfig) -> Corpus:
@@ -161,10 +164,12 @@ def description(run: Run) -> str:
     source = config.dataset_name or ", ".join(config.train_file)
     evaluated = f", {len(run.held_out.samples):,} held out" if run.held_out else ""
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    together = config.packing and config.row_separator == "eos" and not run.keep_apart
+    note = "; this model lets documents in a block see each other" if together else ""
     return (
         f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
         f"{precision.name} on {precision.device}{threads}\n"
         f"data   {source}: {int(run.data.samples.lengths.sum()):,} tokens in "
         f"{len(run.data.samples):,} {kind}{evaluated}; pad token {run.tokenizer.pad_token!r}\n"
-        f"run    {run.max_steps:,} steps of {batch} {kind}, into {config.output_dir}"
+        f"run    {run.max_steps:,} steps of {batch} {kind}, into {config.output_dir}{note}"
     )

@@ -326,3 +326,13 @@ def test_checkpointing_activations_computes_the_same(settings, tmp_path):
     assert finetune(TrainConfig(**again)) == 0
     a, b = ([r["loss"] for r in records(tmp_path / name) if "loss" in r] for name in ("out", "b"))
     torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=0, atol=1e-5)
+
+
+def test_a_model_that_cannot_keep_documents_apart_says_so(settings, capsys):
+    new = {"model_name_or_path": None, "max_steps": 2, "row_separator": "eos"}
+    sizes = "n_layer=1,n_head=2,hidden_size=16,vocab_size=300"
+    finetune(TrainConfig(**{**settings, **new, "model_type": "bloom", "config_overrides": sizes}))
+    assert "lets documents in a block see each other" in capsys.readouterr().out
+    other = {**settings, "max_steps": 2, "overwrite_output_dir": True}
+    finetune(TrainConfig(**other))
+    assert "see each other" not in capsys.readouterr().out
