@@ -10,13 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checkpoint import CheckpointError as CheckpointError
     from .checkpoint import find_checkpoint as find_checkpoint
     from .checkpoint import load_checkpoint as load_checkpoint
     from .checkpoint import save_checkpoint as save_checkpoint
     from .collate import CausalLMCollator as CausalLMCollator
-    from .config import GenerateConfig as GenerateConfig
-    from .config import TrainConfig as TrainConfig
     from .corpus import load_corpus as load_corpus
+    from .loop import Data as Data
+    from .loop import NoTargetsError as NoTargetsError
+    from .loop import StepResult as StepResult
     from .loop import TrainState as TrainState
     from .loop import evaluate as evaluate
     from .loop import train as train
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from .modeling import new_model as new_model
     from .optim import build_optimizer as build_optimizer
     from .optim import lr_at as lr_at
+    from .precision import resolve_device as resolve_device
     from .precision import resolve_precision as resolve_precision
     from .sampling import stream as stream
     from .tokens import Batches as Batches
@@ -37,24 +40,32 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-ROOMS = {
-    "checkpoint": ("find_checkpoint", "load_checkpoint", "save_checkpoint"),
+MODULES = {
+    "checkpoint": ("CheckpointError", "find_checkpoint", "load_checkpoint", "save_checkpoint"),
     "collate": ("CausalLMCollator",),
-    "config": ("GenerateConfig", "TrainConfig"),
     "corpus": ("load_corpus",),
-    "loop": ("TrainState", "evaluate", "train", "train_step", "undisturbed"),
+    "loop": (
+        "Data",
+        "NoTargetsError",
+        "StepResult",
+        "TrainState",
+        "evaluate",
+        "train",
+        "train_step",
+        "undisturbed",
+    ),
     "loss": ("causal_lm_loss",),
     "modeling": ("load_model", "load_tokenizer", "new_model"),
     "optim": ("build_optimizer", "lr_at"),
-    "precision": ("resolve_precision",),
+    "precision": ("resolve_device", "resolve_precision"),
     "sampling": ("stream",),
     "tokens": ("Batches", "Blocks", "Rows", "tokenize"),
 }
-_ROOM_OF = {name: room for room, names in ROOMS.items() for name in names}
-__all__ = sorted(_ROOM_OF)
+_MODULE_OF = {name: module for module, names in MODULES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_ROOM_OF[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)

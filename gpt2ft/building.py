@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import random
 from dataclasses import dataclass
@@ -62,11 +61,11 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
 
     config = dataclasses.replace(config, precision=precision.name, block_size=block_size)
     keep_apart = config.packing and modeling.keeps_documents_apart(model)
-    cut = functools.partial(_batches, config, tokenizer, keep_apart)
-    data, digest = cut(corpus.train, training=True)
+    cut: dict[str, Any] = {"block_size": block_size, "keep_apart": keep_apart}
+    data, digest = _batches(config, corpus.train, tokenizer, training=True, **cut)
     held_out = None
     if corpus.validation is not None:
-        held_out, _ = cut(corpus.validation, training=False)
+        held_out, _ = _batches(config, corpus.validation, tokenizer, training=False, **cut)
     optimizer = build_optimizer(
         model,
         learning_rate=config.learning_rate,
@@ -89,16 +88,22 @@ def _corpus(config: TrainConfig) -> Corpus:
         validation_file=config.validation_file,
         validation_split_percentage=config.validation_split_percentage,
         text_column=config.text_column,
-        packing=config.packing,
+        lines=not config.packing,
         contiguous=config.row_separator == "none",
         seed=config.seed,
     )
 
 
 def _batches(
-    config: TrainConfig, tokenizer: Any, keeps_apart: bool, documents: Any, *, training: bool
+    config: TrainConfig,
+    documents: Any,
+    tokenizer: Any,
+    *,
+    block_size: int,
+    keep_apart: bool,
+    training: bool,
 ) -> tuple[Batches, str]:
-    """Documents, tokenized and cut, and their digest.
+    """Documents, tokenized and cut, and a digest of the samples.
 
     Shuffled for training, ordered by length for evaluation.
     """
@@ -111,10 +116,11 @@ def _batches(
         num_proc=config.preprocessing_num_workers,
     )
     limit = config.max_train_samples if training else config.max_eval_samples
-    size = int(config.block_size or 0)
-    samples: Blocks | Rows = Rows(store, size, limit=limit)
+    samples: Blocks | Rows
     if config.packing:
-        samples = Blocks(store, size, limit=limit, keep_apart=keeps_apart)
+        samples = Blocks(store, block_size, limit=limit, keep_apart=keep_apart)
+    else:
+        samples = Rows(store, block_size, limit=limit)
     batches = Batches(
         samples,
         CausalLMCollator(pad_token_id=tokenizer.pad_token_id or 0),
@@ -161,6 +167,7 @@ def description(run: Run) -> str:
     precision, parameters = run.state.precision, run.state.model.parameters()
     threads = f", {torch.get_num_threads()} threads" if precision.device.type == "cpu" else ""
     kind = "blocks" if config.packing else "rows"
+    pad = f"; pad token {run.tokenizer.pad_token!r}"
     source = config.dataset_name or ", ".join(config.train_file)
     evaluated = f", {len(run.held_out.samples):,} held out" if run.held_out else ""
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
@@ -170,6 +177,6 @@ def description(run: Run) -> str:
         f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
         f"{precision.name} on {precision.device}{threads}\n"
         f"data   {source}: {int(run.data.samples.lengths.sum()):,} tokens in "
-        f"{len(run.data.samples):,} {kind}{evaluated}; pad token {run.tokenizer.pad_token!r}\n"
-        f"run    {run.max_steps:,} steps of {batch} {kind}, into {config.output_dir}{note}"
+        f"{len(run.data.samples):,} {kind}{evaluated}{pad}{note}\n"
+        f"run    {run.max_steps:,} steps of {batch} {kind}, into {config.output_dir}"
     )

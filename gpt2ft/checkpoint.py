@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import safetensors.torch
 import torch
@@ -33,7 +33,7 @@ class CheckpointError(RuntimeError):
 
 
 def save_checkpoint(
-    output_dir: Path,
+    output_dir: str | Path,
     state: TrainState,
     *,
     tokenizer: Any = None,
@@ -46,6 +46,8 @@ def save_checkpoint(
     folder gets its name. Only after that are older checkpoints deleted, until `keep` valid ones
     remain. `run` is recorded in the manifest. Raises `OSError` if the disk fails or is too small.
     """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
     target = output_dir / f"checkpoint-{state.step}"
     trash = target.with_name(TRASH + target.name)
     _check_space(output_dir, state)
@@ -71,13 +73,7 @@ def save_checkpoint(
     return target
 
 
-def save_finished(
-    output_dir: Path,
-    state: TrainState,
-    *,
-    tokenizer: Any = None,
-    run: Mapping[str, Any] | None = None,
-) -> None:
+def save_finished(output_dir: Path, state: TrainState, *, tokenizer: Any = None) -> None:
     """Put model and tokenizer into `output_dir` itself, where every tool looks for them.
 
     The manifest goes first and comes last: a folder that has one is finished.
@@ -86,7 +82,7 @@ def save_finished(
     folder = durable.temporary_folder(output_dir, TEMPORARY)
     try:
         _write_model(folder, state.model, tokenizer)
-        _write_manifest(folder, state.step, run or {})
+        _write_manifest(folder, state.step, {})
         durable.sync_folder(folder)
         durable.delete(output_dir / MANIFEST)
         durable.sync_folder(output_dir)
@@ -100,7 +96,7 @@ def save_finished(
 
 
 def clear(output_dir: Path) -> None:
-    """Delete the run in a folder: checkpoints, the finished model, what a crash left. No more."""
+    """Delete checkpoints, finished model and what a crash left in a folder, nothing else."""
     for path in checkpoints(output_dir):
         _discard(path)
     try:
@@ -120,7 +116,7 @@ def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
     """
     moved = []
     for path in checkpoints(output_dir):
-        if int(path.name.removeprefix("checkpoint-")) > step:
+        if _step_of(path) > step:
             names = (path.with_name(f"{path.name}.aside-{n}") for n in itertools.count(1))
             target = next(name for name in names if not name.exists())
             durable.rename(path, target)
@@ -137,20 +133,26 @@ def is_finished(output_dir: Path) -> bool:
 def checkpoints(output_dir: Path) -> list[Path]:
     """Folders named as checkpoints, newest first; real folders only, no links."""
     found = [
-        (int(match[1]), path)
+        path
         for path in (output_dir.iterdir() if output_dir.is_dir() else ())
-        if (match := NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
+        if _step_of(path) >= 0 and path.is_dir() and not path.is_symlink()
     ]
-    return [path for _, path in sorted(found, reverse=True)]
+    return sorted(found, key=_step_of, reverse=True)
 
 
-def find_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
+def _step_of(path: Path) -> int:
+    """The step in the name of a checkpoint, -1 for any other name."""
+    match = NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def find_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]]:
     """The newest valid checkpoint, None if there is none, and why newer ones were passed over.
 
     Raises `CheckpointError` if there are some and none is valid: never a silent fresh start.
     """
     reasons = []
-    for path in checkpoints(output_dir):
+    for path in checkpoints(Path(output_dir)):
         try:
             verify_checkpoint(path)
         except CheckpointError as error:
@@ -184,13 +186,19 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def load_checkpoint(path: Path, state: TrainState) -> None:
+def recorded_run(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` was given as `run`."""
+    run: dict[str, Any] = _read_json(path / MANIFEST).get("run", {})
+    return run
+
+
+def load_checkpoint(path: str | Path, state: TrainState) -> None:
     """Bring the state to where the checkpoint was: weights, moments, counters, random states.
 
-    Verify it first. Raises `CheckpointError` if it does not fit the model, optimizer or precision;
-    the first five differences are named.
+    Take one that `find_checkpoint` returned, which verifies. Raises `CheckpointError` if it does
+    not fit the model, optimizer or precision; the first five differences are named.
     """
-    model: Any = state.model
+    path, model = Path(path), cast(Any, state.model)
     try:
         values = _read_json(path / STATE)
         # from_pretrained: for some models transformers renames tensors between file and memory.

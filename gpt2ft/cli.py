@@ -25,7 +25,10 @@ CHOICES = (
     "model_name_or_path",
     "model_type",
     "tokenizer_name",
+    "config_overrides",
     "dataset_name",
+    "dataset_config_name",
+    "dataset_split",
     "train_file",
     "resume",
 )
@@ -65,7 +68,7 @@ def _train(given: dict[str, Any]) -> int:
     hub_names = [] if config.model_type else [config.model_name_or_path]
     if config.dataset_name != "python-reference":
         hub_names.append(config.dataset_name)
-    _look_for_hub([*hub_names, config.tokenizer_name])
+    _ask_hub_once([*hub_names, config.tokenizer_name])
     from .finetune import finetune
 
     _quiet()
@@ -122,7 +125,7 @@ def _generate(given: dict[str, Any]) -> int:
         name = config.model_name_or_path or newest_finished_run(Path.cwd())
     except ValueError as error:
         raise UsageError(str(error)) from error
-    _look_for_hub([name])
+    _ask_hub_once([name])
     from . import modeling
     from .precision import resolve_device, resolve_precision
     from .repl import interact
@@ -171,20 +174,19 @@ def _prompts(config: GenerateConfig) -> list[str]:
 
 
 def newest_finished_run(folder: Path) -> str:
-    """The output folder in `folder` that was finished last, of the recipes and the default.
+    """The run in `folder` that was finished last, in the recipes' output folders or the default.
 
     Raises `ValueError` if there is none.
     """
     manifests = [folder / name / "manifest.json" for name in recipes.known_output_dirs()]
     finished = [manifest for manifest in manifests if manifest.is_file()]
     if not finished:
-        raise ValueError(
-            "no finished run in this folder, run train.py first or name --model_name_or_path"
-        )
+        folders = ", ".join(recipes.known_output_dirs())
+        raise ValueError(f"no finished run in {folders}, name --model_name_or_path")
     return str(max(finished, key=lambda path: path.stat().st_mtime).parent)
 
 
-def _look_for_hub(names: Sequence[str | None]) -> None:
+def _ask_hub_once(names: Sequence[str | None]) -> None:
     """Ask the hub once, if any of the names is not a folder."""
     if any(name is not None and not os.path.isdir(name) for name in names):
         go_offline_if_unreachable()

@@ -22,7 +22,7 @@ class TrainConfig:
     config_overrides: str | None = None
     """Sizes of the new model: n_layer=4,n_embd=192,..."""
     tokenizer_name: str | None = None
-    """Tokenizer, if not the model's own. A new model without one gets a byte-level BPE trained on
+    """Tokenizer; default: the model's own. A new model without one gets a byte-level BPE trained on
     the corpus, of vocab_size entries (config_overrides), 8192 if not given."""
     dropout: float | None = None
     """Set every dropout probability of the model to this."""
@@ -42,19 +42,19 @@ class TrainConfig:
     validation_split_percentage: float = 5.0
     """Percent of the corpus held out where there is no validation split or file; 0: none."""
     text_column: str | None = None
-    """Column or field that holds the text; default: text, or the only one of strings."""
+    """Column that holds the text; default: text, else the only column of strings."""
     block_size: int | None = None
-    """Tokens of a block or row; default: the model's window, at most 512."""
+    """Tokens per block or row; default: the model's window, at most 512."""
     packing: bool = True
-    """Pack the documents into full blocks; --no_packing: one row (line, record) a sample, cut to
-    block_size."""
+    """Take each line or record as a sample of its own, cut to block_size; default: pack the
+    documents into full blocks."""
     row_separator: Literal["eos", "none"] = "eos"
     """What ends a document or row: the end-of-text token, or nothing where rows are lines of one
     text."""
     max_train_samples: int | None = None
-    """Train on the first so many blocks or rows."""
+    """Train on at most this many blocks or rows, the first ones."""
     max_eval_samples: int | None = None
-    """Evaluate on the first so many blocks or rows."""
+    """Evaluate on at most this many blocks or rows, the first ones."""
     preprocessing_num_workers: int | None = None
     """Processes that tokenize; default: one process, many threads."""
 
@@ -66,16 +66,16 @@ class TrainConfig:
     """Go on from the newest valid checkpoint in output_dir, or from the one named."""
 
     per_device_train_batch_size: int = 8
-    """Samples of a micro-batch."""
+    """Samples per micro-batch."""
     per_device_eval_batch_size: int = 8
-    """Samples of an evaluation batch."""
+    """Samples per evaluation batch."""
     gradient_accumulation_steps: int = 1
-    """Micro-batches of an optimizer step."""
+    """Micro-batches per optimizer step."""
     num_train_epochs: float = 1.0
     """Passes over the corpus. May grow when resuming: the learning rate then follows the schedule
     of the longer run from there on."""
     max_steps: int | None = None
-    """Optimizer steps, instead of num_train_epochs. May grow when resuming, likewise."""
+    """Optimizer steps, instead of num_train_epochs. May grow when resuming, as that may."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.0
@@ -93,7 +93,7 @@ class TrainConfig:
     warmup_steps: int = 0
     """Optimizer steps over which the learning rate rises from 0."""
     warmup_ratio: float = 0.0
-    """The same as a fraction of all steps, where warmup_steps is 0."""
+    """Warm-up as a fraction of all steps, used where warmup_steps is 0."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: fp16 on CUDA, bf16 on a CPU that multiplies it in hardware, else fp32."""
     gradient_checkpointing: bool = False
@@ -101,12 +101,12 @@ class TrainConfig:
     seed: int = 42
     """Seed of the order of the data, dropout and new weights."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """cpu, cuda, cuda:1, mps; auto: CUDA, else MPS, else the CPU."""
 
     logging_steps: int = 100
     """Optimizer steps between log lines."""
     eval_steps: int | None = None
-    """Optimizer steps between evaluations; default: before and after the run."""
+    """Optimizer steps between further evaluations, besides those before and after the run."""
     save_steps: int = 500
     """Optimizer steps between checkpoints."""
     save_total_limit: int = 2
@@ -145,23 +145,24 @@ class GenerateConfig:
     """How to generate text from a model."""
 
     model_name_or_path: str | None = None
-    """Model: a folder or a name on the hub; default: the newest finished run in this folder."""
+    """Model: a folder or a name on the hub; default: the newest finished run in gpt2-finetuned,
+    gpt2-finetuned-wikitext2 and gpt2-finetuned-quickstart."""
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub."""
     interactive: bool = False
     """Ask for prompts in the terminal."""
     prompt: list[str] = field(default_factory=list)
-    """Text to continue; an empty one starts from the end-of-text token."""
+    """Text to continue, may be repeated; an empty one starts from the end-of-text token."""
     prompt_file: str | None = None
     """File with one prompt a line."""
     max_new_tokens: int = 100
     """Tokens to generate, fewer if the text ends."""
     do_sample: bool = True
-    """Draw tokens at random; --greedy: always the most probable."""
+    """Always take the most probable token; default: draw at random."""
     temperature: float = 0.8
     """Below 1 sharpens the distribution, above flattens it; 0: greedy."""
     top_k: int = 50
-    """Draw from the so many most probable tokens; 0: from all."""
+    """Draw from this many most probable tokens; 0: from all."""
     top_p: float = 0.95
     """Draw from the fewest tokens that together have this probability."""
     repetition_penalty: float = 1.0
@@ -169,7 +170,7 @@ class GenerateConfig:
     seed: int | None = None
     """The same seed gives the same text; default: a new one each time."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """cpu, cuda, cuda:1, mps; auto: CUDA, else MPS, else the CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: fp16 on CUDA, bf16 on a CPU that multiplies it in hardware, else fp32."""
     raw: bool = False

@@ -19,7 +19,7 @@ from .hub import HubUnavailableError, is_offline
 BUILT_IN = "python-reference"
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
-# A text piece, as its file is cut in; a row is a piece that is both first and last.
+# A piece of a text file; a row is a piece that is both first and last.
 PIECES = Features({"text": Value("string"), "first": Value("bool"), "last": Value("bool")})
 
 
@@ -44,7 +44,7 @@ def load_corpus(
     validation_file: Sequence[str] = (),
     validation_split_percentage: float = 5.0,
     text_column: str | None = None,
-    packing: bool = True,
+    lines: bool = False,
     contiguous: bool = False,
     seed: int = 42,
 ) -> Corpus:
@@ -52,11 +52,13 @@ def load_corpus(
 
     The held-out part is `validation_file`, else the data set's own validation split, else a
     percentage: of each text file its end, of rows some drawn with `seed`, or the last where rows
-    are the lines of one text (`contiguous`). Text files are one document each when `packing`, else
-    a row a line. Raises `FileNotFoundError`, `ValueError`, or `HubUnavailableError`.
+    are parts of one text (`contiguous`). A text file is one document, or with `lines` a row a line.
+    Raises `FileNotFoundError`, `ValueError`, or `HubUnavailableError`.
     """
+    if dataset_name is None and not train_file:
+        raise ValueError("no corpus, name files or a data set")
     train_files, validation_files = _expand(train_file), _expand(validation_file)
-    whole_files = packing and _loader(train_files) == "text"
+    whole_files = not lines and _loader(train_files) == "text"
     if dataset_name == BUILT_IN:
         train, validation = _python_reference(), None
     elif dataset_name is not None:
@@ -67,12 +69,12 @@ def load_corpus(
     else:
         held_out = 0.0 if validation_files or not whole_files else validation_split_percentage
         border = 1 - held_out / 100
-        train = _from_files(train_files, packing, text_column, end=border)
+        train = _from_files(train_files, lines, text_column, end=border)
         validation = None
         if held_out:
-            validation = _from_files(train_files, packing, text_column, start=border)
+            validation = _from_files(train_files, lines, text_column, start=border)
     if validation_files:
-        validation = _from_files(validation_files, packing, text_column)
+        validation = _from_files(validation_files, lines, text_column)
     elif validation is None and validation_split_percentage and not whole_files:
         train, validation = _split_rows(train, validation_split_percentage, contiguous, seed)
     return Corpus(train, validation)
@@ -162,7 +164,7 @@ def _expand(patterns: Sequence[str]) -> list[str]:
 
 def _from_files(
     files: Sequence[str],
-    packing: bool,
+    lines: bool,
     text_column: str | None,
     *,
     start: float = 0.0,
@@ -173,7 +175,7 @@ def _from_files(
     if loader == "text":
         # Size and time of change are part of the cache's key: an edited file is read again.
         stamps = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
-        arguments = {"stamps": stamps, "lines": not packing, "start": start, "end": end}
+        arguments = {"stamps": stamps, "lines": lines, "start": start, "end": end}
         return _cached(arguments)
     try:
         rows = datasets.load_dataset(loader, data_files=list(files), split="train")

@@ -66,8 +66,8 @@ def finetune(config: TrainConfig) -> int:
             before = _before(run, log, history, stop)
             _train(run, log, save, stop)
             _finish(run, log, output_dir, before, stop)
-        except Stopped:
-            return _stopped(run, log, save, stop)
+        except Stopped as stopped:
+            return _stopped(run, log, save, stopped.signal)
         finally:
             log.close()
     return 0
@@ -215,9 +215,8 @@ def _finish(
     say(f"generate: python generate.py -i --model_name_or_path {shlex.quote(str(output_dir))}")
 
 
-def _stopped(run: Run, log: report.TrainingReport, save: Callable[[], None], stop: Stop) -> int:
+def _stopped(run: Run, log: report.TrainingReport, save: Callable[[], None], number: int) -> int:
     """Save where the run stands, and say how to go on; returns the exit status."""
-    number = stop.signal or 0
     done = f"stopped by {signal.Signals(number).name} after step {run.state.step}"
     if run.state.step:
         save()

@@ -14,17 +14,18 @@ from .loss import causal_lm_loss, count_targets
 from .precision import Precision, resolve_precision
 
 Batch = Mapping[str, torch.Tensor]
+# From model and batch, on the model's device, to a sum and a count, two 0-d tensors.
 LossFunction = Callable[[torch.nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Data(Protocol):
-    """Micro-batches as a function of epoch and index, so that a position is two numbers."""
+    """Micro-batches as a function of epoch and index: a place in the data is two numbers."""
 
     def __len__(self) -> int:
         """Micro-batches of an epoch."""
 
     def __getitem__(self, position: tuple[int, int]) -> Batch:
-        """Micro-batch `index` of epoch `epoch`."""
+        """The micro-batch at (epoch, index): CPU tensors, at least `input_ids`, `labels` (B, T)."""
 
     def sample_numbers(self, epoch: int, index: int) -> Iterable[int]:
         """Which samples of the corpus that micro-batch holds."""
@@ -34,8 +35,8 @@ class Data(Protocol):
 class TrainState:
     """All that a checkpoint holds, but for the random states, which are read when saving.
 
-    The learning rate is a function of `step`, the order of the data one of `(seed, epoch)`: neither
-    has a state to lose.
+    The learning rate is a function of `step`, the order of the data one of the epoch and the seed
+    that the data was made with, which must be the same when resuming: neither has a state to lose.
     """
 
     model: torch.nn.Module
@@ -46,7 +47,7 @@ class TrainState:
     step: int = 0
     """Optimizer steps done."""
     epoch: int = 0
-    """Epochs completed."""
+    """The epoch in progress, from 0."""
     batch: int = 0
     """Micro-batches of this epoch done."""
     tokens: int = 0
@@ -74,7 +75,7 @@ class StepResult:
     """What one optimizer step did. The tensors are 0-d, on the device: `.item()` waits for it."""
 
     step: int
-    """Optimizer steps done, this one included."""
+    """Number of this step, from 1; one that the scaler skips is tried again under its number."""
     loss: torch.Tensor
     """Mean over the targets of the step, nats."""
     n_targets: torch.Tensor
@@ -82,9 +83,9 @@ class StepResult:
     grad_norm: torch.Tensor
     """Norm of the gradient before clipping."""
     learning_rate: float
-    """Of this step's update."""
+    """Of this step's update (of the first parameter group, where they differ)."""
     skipped: torch.Tensor
-    """Bool: the gradient was not finite, and the weights were left as they were."""
+    """Whether the gradient was not finite, and the weights were left as they were."""
 
 
 class NoTargetsError(ValueError):
@@ -102,9 +103,11 @@ def train_step(
     """One optimizer step over micro-batches that together are its batch.
 
     The gradient is that of the mean over all targets of all micro-batches, so how they are divided
-    does not matter. `learning_rate` None leaves the optimizer's. A gradient that is not finite is
-    never applied; in fp16 such a step does not count, otherwise it does, and `skipped` says so.
-    Raises `NoTargetsError` if all labels are masked.
+    does not matter; its norm is cut down to `max_grad_norm`. The model must be in training mode.
+    `learning_rate` is for all parameter groups, None leaves theirs. `loss_fn` maps model and batch
+    to a summed loss and the count to divide by. A gradient that is not finite is never applied; in
+    fp16 such a step does not count, otherwise it does, and `skipped` says so. Raises
+    `NoTargetsError` if all labels are masked.
     """
     optimizer, scaler, device = state.optimizer, state.scaler, state.precision.device
     if learning_rate is not None:
@@ -138,17 +141,17 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
 
     state.tokens += n_labels
+    step, lr = state.step + 1, optimizer.param_groups[0]["lr"]
     # An update that the scaler skips must not advance the schedule. Knowing it waits for the
-    # device: the step's only synchronisation, and only in fp16.
+    # device: with a fused optimizer the step's only synchronisation, and only in fp16.
     if scaler.is_enabled() and bool(skipped):
         state.skipped_steps += 1
     else:
-        state.step += 1
-    lr = optimizer.param_groups[0]["lr"]
-    return StepResult(state.step, loss_sum / n_targets, n_targets, grad_norm, lr, skipped)
+        state.step = step
+    return StepResult(step, loss_sum / n_targets, n_targets, grad_norm, lr, skipped)
 
 
-def _update(state: TrainState, refused: torch.Tensor) -> None:
+def _update(state: TrainState, skipped: torch.Tensor) -> None:
     """The optimizer's update and the scaler's, unless the gradient is not finite."""
     optimizer = state.optimizer
     if state.scaler.is_enabled():
@@ -156,10 +159,10 @@ def _update(state: TrainState, refused: torch.Tensor) -> None:
         state.scaler.update()
     elif getattr(optimizer, "_step_supports_amp_scaling", False):
         # A fused optimizer refuses on the device, as it does for the scaler: nothing is read back.
-        optimizer.found_inf = refused.float()  # type: ignore[attr-defined]
+        optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         optimizer.step()
         del optimizer.found_inf  # type: ignore[attr-defined]
-    elif not refused:  # any other optimizer has to be asked on the host, which waits for the device
+    elif not skipped:  # any other optimizer has to be asked on the host, which waits for the device
         optimizer.step()
 
 
@@ -228,7 +231,8 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     What happens inside leaves the training run bit-identical.
     """
     modes = {module: module.training for module in model.modules()}
-    with torch.random.fork_rng(), torch.no_grad():
+    devices = range(torch.cuda.device_count())  # named, or torch warns where there are many
+    with torch.random.fork_rng(devices), torch.no_grad():
         model.eval()
         try:
             yield
@@ -241,14 +245,16 @@ def evaluate(
     model: torch.nn.Module,
     data: Data,
     *,
-    precision: Precision,
+    precision: Precision | None = None,
     loss_fn: LossFunction = causal_lm_loss,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Loss over one epoch of `data`, weighted by tokens; keeps no logits beyond a batch.
 
-    Calls `on_batch` after each batch. Raises `NoTargetsError` if every label is masked.
+    Without a precision it is the best of the model's device. Calls `on_batch` after each batch.
+    Raises `NoTargetsError` if every label is masked.
     """
+    precision = precision or resolve_precision("auto", next(model.parameters()).device)
     loss_sum, n_targets = 0.0, 0
     with undisturbed(model):
         for index in range(len(data)):

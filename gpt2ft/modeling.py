@@ -160,7 +160,7 @@ def window(model: Any) -> int | None:
 
 
 def check_fit(model: Any, tokenizer: Any, block_size: int) -> None:
-    """Raise `ValueError` if tokenizer and model do not fit, or a block does not into the window."""
+    """Raise `ValueError` if tokenizer and model do not fit, or `block_size` exceeds the window."""
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ValueError(

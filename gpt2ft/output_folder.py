@@ -63,7 +63,7 @@ def _refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
 
 def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
     """Raise `ValueError` with the differences, if the run to be resumed was another one."""
-    saved = checkpoints.verify_checkpoint(checkpoint)["run"]
+    saved = checkpoints.recorded_run(checkpoint)
     changes = changed_settings(saved.get("config", {}), record["config"])
     if saved.get("data") != record["data"]:
         changes.append("the tokens of the corpus are others")

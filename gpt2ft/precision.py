@@ -77,7 +77,7 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
         else:
             name = "bf16" if device.type == "cpu" and cpu_multiplies_bf16() else "fp32"
     if name == "fp16" and device.type != "cuda":
-        raise ValueError(f"precision fp16 does not train on {device.type}, use bf16 or fp32")
+        raise ValueError(f"precision fp16 is not supported on {device.type}, use bf16 or fp32")
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError(f"precision bf16 is not supported by {device}, use fp16 or fp32")
     return Precision(device, DTYPES[name])

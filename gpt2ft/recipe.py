@@ -78,7 +78,7 @@ def _typed(path: Path, types: Mapping[str, tuple[Any, bool]], name: str, value: 
     else:
         fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     if not fits and not (optional and value is None):
-        raise ValueError(f"{path} sets {name} to {value!r}, give {kind}")
+        raise ValueError(f"{path} sets {name} to {value!r}, give {getattr(kind, '__name__', kind)}")
     return value
 
 
@@ -94,7 +94,7 @@ def with_overrides(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
             raise ValueError(f"--{named[0]} and --{named[1]} exclude each other, give one")
         if named:
             values.update(dict.fromkeys(group))
-            if named == ["model_name_or_path"]:
+            if named == ["model_name_or_path"]:  # the overrides were for the recipe's new model
                 values["config_overrides"] = None
     values.update(given)
     return {name: [] if name == "train_file" and not v else v for name, v in values.items()}

@@ -52,8 +52,9 @@ class TrainingReport:
     def step(self, result: StepResult, state: TrainState) -> None:
         """Take note of a step; log if a line is due."""
         self._pending.append(result)
-        self._bar.update(result.step - self._bar.n)
-        if result.step % self._logging_steps == 0 or result.step >= self._max_steps:
+        self._bar.update(state.step - self._bar.n)
+        done = result.step == state.step  # else the scaler skipped it
+        if done and (state.step % self._logging_steps == 0 or state.step >= self._max_steps):
             self.log(state)
         elif not self._bar.disable and time.monotonic() > self._refreshed:
             self._refreshed = time.monotonic() + SECONDS_BETWEEN_REFRESHES
@@ -74,8 +75,7 @@ class TrainingReport:
         columns["n_targets"] = [int(count) for count in columns["n_targets"]]
         records = [
             {
-                # A skipped update is an attempt at the step after those done.
-                "step": result.step + columns["skipped"][i],
+                "step": result.step,
                 "learning_rate": result.learning_rate,
                 **{name: columns[name][i] for name in tensors},
             }

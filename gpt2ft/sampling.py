@@ -91,13 +91,12 @@ def generate(
     ends = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
     contexts = _Contexts(model, prompts, use_cache)
     ended = torch.zeros(len(prompts), dtype=torch.bool)
-    seen = None
     for _ in range(max_new_tokens):
         with torch.inference_mode(), autocast():
             logits = contexts.next_logits().float()
             if repetition_penalty != 1.0:
-                seen = contexts.seen(logits.shape, seen)
-                logits = penalize_repetition(logits, seen.to(logits.device), repetition_penalty)
+                seen = contexts.seen(logits.shape[-1]).to(logits.device)
+                logits = penalize_repetition(logits, seen, repetition_penalty)
             if do_sample and temperature >= GREEDY_BELOW:
                 logits = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
                 uniform = [torch.rand((), generator=g, dtype=torch.float64) for g in generators]
@@ -123,6 +122,7 @@ class _Contexts:
         self._cache: Any = None
         self._mask = torch.empty(0)
         self._new: torch.Tensor | None = None
+        self._seen: torch.Tensor | None = None
 
     def next_logits(self) -> torch.Tensor:
         """Logits of the next token, `(B, V)`: over all of the contexts, or over what is new."""
@@ -145,13 +145,15 @@ class _Contexts:
                 if len(self._rows[index]) != len(row):
                     self._cache = None
 
-    def seen(self, shape: torch.Size, before: torch.Tensor | None) -> torch.Tensor:
+    def seen(self, vocab_size: int) -> torch.Tensor:
         """Which tokens each text holds, prompt included: `(B, V)` bool."""
-        new = self._texts if before is None else [text[-1:] for text in self._texts]
-        seen = torch.zeros(shape, dtype=torch.bool) if before is None else before
+        new = [text[-1:] for text in self._texts]
+        if self._seen is None:
+            self._seen = torch.zeros(len(self._texts), vocab_size, dtype=torch.bool)
+            new = self._texts
         for row, tokens in enumerate(new):
-            seen[row, tokens] = True
-        return seen
+            self._seen[row, tokens] = True
+        return self._seen
 
     def _crop(self, row: list[int]) -> list[int]:
         if self._window is None or len(row) <= self._window:

@@ -28,7 +28,11 @@ class Stop:
 
 
 class Stopped(Exception):
-    """The run was asked to stop."""
+    """The run was asked to stop, by that signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
 
 
 @contextlib.contextmanager

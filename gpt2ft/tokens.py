@@ -25,7 +25,10 @@ class TokenStore:
     """All tokens of a corpus, one after another, memory-mapped from the cache of `datasets`.
 
     `offsets (rows + 1,)` says where each row (a document, or a piece of one) lies in the stream,
-    `document_starts` where documents begin. Memory in use does not grow with the tokens.
+    `document_starts (documents,)` where positions begin again: a document's first token, or the
+    end-of-text token before it (-1 for the first document); empty where rows are one text.
+    `whole_documents` is false if a document came in pieces. Memory in use does not grow with the
+    tokens.
     """
 
     def __init__(self, tokenized: Dataset, *, has_prefix: bool, separated: bool) -> None:
@@ -35,6 +38,7 @@ class TokenStore:
         lengths = [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in chunks]
         self.offsets = _offsets(np.concatenate(lengths) if lengths else [])
         first = tokenized.data.column("first").to_numpy() & (np.diff(self.offsets) > 0)
+        self.whole_documents = bool(tokenized.data.column("first").to_numpy().all())
         starts = self.offsets[:-1][first]
         # The end-of-text token before a document stands at its start, as GPT-2 saw it, and predicts
         # its first token; a tokenizer with a beginning-of-text token of its own needs no other.
@@ -215,6 +219,8 @@ class Rows:
     """One document or line a sample, cut to `block_size`; those under two tokens are left out."""
 
     def __init__(self, store: TokenStore, block_size: int, *, limit: int | None = None) -> None:
+        if not store.whole_documents:
+            raise ValueError("the corpus has documents in pieces, load it with lines=True")
         lengths = np.minimum(np.diff(store.offsets), block_size)
         self._rows = np.flatnonzero(lengths >= 2)[:limit]
         self.lengths = lengths[self._rows]

@@ -34,7 +34,7 @@ def test_text_files_of_any_ending_are_one_document(name, tmp_path):
 def test_without_packing_a_line_is_a_row(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("".join(LINES), encoding="utf-8")
-    rows = all_of(path, packing=False)
+    rows = all_of(path, lines=True)
     assert texts(rows) == [line.rstrip("\n") for line in LINES]
     assert all(rows["first"]) and all(rows["last"])
 

@@ -15,17 +15,25 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_ten_lines_of_python_run_as_they_stand(model_folder, tmp_path, monkeypatch, capsys):
+def test_the_python_runs_as_it_stands(model_folder, tmp_path, monkeypatch, capsys):
     """Where `gpt2` is a folder of the hub's form, and my.txt a text."""
     model_folder.rename(tmp_path / "gpt2")
     (tmp_path / "my.txt").write_text("a line of text, and then another\n" * 300, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own README
+    ten_lines, body = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(ten_lines, names)  # noqa: S102 - our own README
     steps = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [step for step, _ in steps] == ["10", "20"]
     assert float(steps[1][1]) < float(steps[0][1])
     transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "my-model")
+
+    exec(body, names)  # noqa: S102
+    perplexity, *text = capsys.readouterr().out.splitlines()
+    assert 1 < float(perplexity) < 257 and text
+    (go_back,) = re.findall(r"`(path, _ = .*?)`, `(.*?)`", README)
+    exec("\n".join(go_back), names)  # noqa: S102
+    assert names["state"].step == 20
 
 
 def test_every_command_is_understood():
@@ -60,3 +68,18 @@ def test_every_public_name_is_there():
 
     for name in gpt2ft.__all__:
         assert getattr(gpt2ft, name).__doc__
+
+
+def test_the_public_names_are_those_that_type_checkers_see():
+    import ast
+
+    import gpt2ft
+
+    tree = ast.parse((ROOT / "gpt2ft" / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert sorted(node.names[0].asname for node in block.body) == gpt2ft.__all__
+
+
+def test_nothing_was_left_to_fill_in():
+    for name in ("README.md", "benchmarks/RESULTS.md", "CHANGELOG.md"):
+        assert "@@" not in (ROOT / name).read_text(encoding="utf-8")
