@@ -12,8 +12,9 @@ import time
 
 import torch
 
-from gpt2ft.modeling import load_model, load_tokenizer, silence_libraries
+from gpt2ft.modeling import load_model, load_tokenizer
 from gpt2ft.sampling import generate
+from gpt2ft.terminal import silence_libraries
 
 
 def main() -> int:

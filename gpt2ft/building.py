@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,12 @@ def _batches(
     return batches, f"{store.digest()} {len(samples)}"
 
 
+def texts_of(documents: Any, size: int = 100) -> Iterator[str]:
+    """Texts of a data set with a column `text`, read from disk `size` at a time."""
+    for rows in documents.iter(batch_size=size):
+        yield from (text or "" for text in rows["text"])
+
+
 def _tokenizer_and_model(
     config: TrainConfig, documents: Any, checkpoint: Path | None
 ) -> tuple[Any, Any]:
@@ -150,7 +157,7 @@ def _tokenizer_and_model(
     else:
         overrides = modeling.parse_overrides(config.config_overrides)
         size = overrides.get("vocab_size", modeling.DEFAULT_VOCAB_SIZE)
-        tokenizer = modeling.train_tokenizer(modeling.batched_texts(documents), vocab_size=size)
+        tokenizer = modeling.train_tokenizer(texts_of(documents), vocab_size=size)
     model = modeling.new_model(
         config.model_type,
         tokenizer=tokenizer,

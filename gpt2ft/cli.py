@@ -16,7 +16,7 @@ from . import recipe as recipes
 from .config import GenerateConfig, TrainConfig
 from .flags import USAGE_ERROR, make_parser
 from .hub import HubUnavailableError, go_offline_if_unreachable
-from .terminal import discard_output, printable, say
+from .terminal import discard_output, printable, say, silence_libraries
 
 FAILED = 1
 # Naming any of these is a choice: the run is that one or none, without the fallback.
@@ -71,7 +71,7 @@ def _train(given: dict[str, Any]) -> int:
     _ask_hub_once([*hub_names, config.tokenizer_name])
     from .finetune import finetune
 
-    _quiet()
+    silence_libraries()
     try:
         return finetune(config)
     except HubUnavailableError as error:
@@ -131,7 +131,7 @@ def _generate(given: dict[str, Any]) -> int:
     from .repl import interact
     from .sampling import stream
 
-    _quiet()
+    silence_libraries()
     precision = resolve_precision(config.precision, resolve_device(config.device))
     tokenizer = modeling.load_tokenizer(name, revision=config.model_revision)
     model = modeling.load_model(name, revision=config.model_revision)
@@ -178,6 +178,7 @@ def newest_finished_run(folder: Path) -> str:
 
     Raises `ValueError` if there is none.
     """
+    # checkpoint.is_finished knows more, but loads torch, and this is also asked before an error.
     manifests = [folder / name / "manifest.json" for name in recipes.known_output_dirs()]
     finished = [manifest for manifest in manifests if manifest.is_file()]
     if not finished:
@@ -190,16 +191,6 @@ def _ask_hub_once(names: Sequence[str | None]) -> None:
     """Ask the hub once, if any of the names is not a folder."""
     if any(name is not None and not os.path.isdir(name) for name in names):
         go_offline_if_unreachable()
-
-
-def _quiet() -> None:
-    from . import modeling
-
-    modeling.silence_libraries()
-    if not sys.stderr.isatty():
-        import datasets
-
-        datasets.disable_progress_bars()
 
 
 def _writer(raw: bool) -> Callable[[str], None]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,18 @@ class Observation:
     sample: str = ""
 
 
+@dataclass(frozen=True)
+class Session:
+    """A run, and what goes on around it."""
+
+    run: Run
+    output_dir: Path
+    record: Mapping[str, Any]
+    """What a checkpoint notes of settings and data, to refuse others when resuming."""
+    log: report.TrainingReport
+    stop: Stop
+
+
 def finetune(config: TrainConfig) -> int:
     """Carry out a run; returns the exit status: 0, or 128 + signal if it was stopped.
 
@@ -61,13 +72,13 @@ def finetune(config: TrainConfig) -> int:
         log = report.TrainingReport(
             metrics, run.state, max_steps=run.max_steps, logging_steps=config.logging_steps
         )
-        save = functools.partial(_save, run, log, output_dir, record)
+        session = Session(run, output_dir, record, log, stop)
         try:
-            before = _before(run, log, history, stop)
-            _train(run, log, save, stop)
-            _finish(run, log, output_dir, before, stop)
+            before = _before(session, history)
+            _train(session)
+            _finish(session, before)
         except Stopped as stopped:
-            return _stopped(run, log, save, stopped.signal)
+            return _stopped(session, stopped.signal)
         finally:
             log.close()
     return 0
@@ -83,21 +94,20 @@ def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
         say(f"set aside: {path}")
 
 
-def _before(
-    run: Run, log: report.TrainingReport, history: list[dict[str, Any]], stop: Stop
-) -> Observation:
+def _before(session: Session, history: list[dict[str, Any]]) -> Observation:
     """The untouched model; of a resumed run, as it was noted then."""
     for record in history:
         if record["step"] == 0 and "sample" in record:
             loss = record.get("eval_loss")
             evaluation = Evaluation(loss, record["n_targets"]) if loss is not None else None
             return Observation(evaluation, record["sample"])
-    return _observe(run, log, stop) if run.state.step == 0 else Observation()
+    return _observe(session) if session.run.state.step == 0 else Observation()
 
 
-def _observe(run: Run, log: report.TrainingReport, stop: Stop) -> Observation:
+def _observe(session: Session) -> Observation:
     """Evaluate, sample and note both; the training run does not notice."""
-    log.flush()
+    run, stop = session.run, session.stop
+    session.log.flush()
     evaluation = None
     record: dict[str, Any] = {"step": run.state.step}
     if run.held_out:
@@ -117,7 +127,7 @@ def _observe(run: Run, log: report.TrainingReport, stop: Stop) -> Observation:
             "n_targets": evaluation.n_targets,
         }
     sample = _sample(run, stop)
-    log.record(record | {"sample": sample})
+    session.log.record(record | {"sample": sample})
     return Observation(evaluation, sample)
 
 
@@ -142,11 +152,12 @@ def _sample(run: Run, stop: Stop) -> str:
     return prompt + "".join(pieces)
 
 
-def _train(run: Run, log: report.TrainingReport, save: Callable[[], None], stop: Stop) -> None:
+def _train(session: Session) -> None:
     """The loop, and what is done between its steps."""
+    run, log = session.run, session.log
     state, config = run.state, run.config
     warmup_steps = config.warmup_steps or math.ceil(config.warmup_ratio * run.max_steps)
-    stop.check()
+    session.stop.check()
     for result in train(
         state,
         run.data,
@@ -168,10 +179,10 @@ def _train(run: Run, log: report.TrainingReport, save: Callable[[], None], stop:
             done = state.step >= run.max_steps
             with log.paused():
                 if config.eval_steps and state.step % config.eval_steps == 0 and not done:
-                    _observe(run, log, stop)
+                    _observe(session)
                 if state.step % config.save_steps == 0 or done:
-                    save()
-        stop.check()
+                    _save(session)
+        session.stop.check()
 
 
 def _check_scaler(run: Run) -> None:
@@ -184,29 +195,29 @@ def _check_scaler(run: Run) -> None:
         )
 
 
-def _save(run: Run, log: report.TrainingReport, output_dir: Path, record: dict[str, Any]) -> None:
+def _save(session: Session) -> None:
     """A checkpoint, unless there is one of this step."""
+    run = session.run
     if run.saved_step == run.state.step:
         return
-    log.flush()
+    session.log.flush()
     path = checkpoints.save_checkpoint(
-        output_dir,
+        session.output_dir,
         run.state,
         tokenizer=run.tokenizer,
-        run=record,
+        run=session.record,
         keep=run.config.save_total_limit,
     )
     run.saved_step = run.state.step
     say(f"saved {path}")
 
 
-def _finish(
-    run: Run, log: report.TrainingReport, output_dir: Path, before: Observation, stop: Stop
-) -> None:
+def _finish(session: Session, before: Observation) -> None:
     """Evaluate, put the finished model in its place, and say where."""
-    after = _observe(run, log, stop)
+    run, output_dir = session.run, session.output_dir
+    after = _observe(session)
     checkpoints.save_finished(output_dir, run.state, tokenizer=run.tokenizer)
-    log.close()
+    session.log.close()
     say()
     evaluations = (before.evaluation, after.evaluation)
     say(report.card(*evaluations, samples=(before.sample, after.sample)))
@@ -215,11 +226,12 @@ def _finish(
     say(f"generate: python generate.py -i --model_name_or_path {shlex.quote(str(output_dir))}")
 
 
-def _stopped(run: Run, log: report.TrainingReport, save: Callable[[], None], number: int) -> int:
+def _stopped(session: Session, number: int) -> int:
     """Save where the run stands, and say how to go on; returns the exit status."""
+    run, log = session.run, session.log
     done = f"stopped by {signal.Signals(number).name} after step {run.state.step}"
     if run.state.step:
-        save()
+        _save(session)
         log.close()
         folder = shlex.quote(run.config.output_dir)
         say(f"{done}; to go on: python train.py --output_dir {folder} --resume")

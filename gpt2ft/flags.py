@@ -59,10 +59,8 @@ def _add_flag(
         doc += f" (default: {default})"
     options: dict[str, Any] = {"dest": field.name, "help": doc.replace("%", "%%")}
     if kind is bool:
-        off = [
-            *_spellings(f"no_{field.name}"),
-            *(["--greedy"] if field.name == "do_sample" else []),
-        ]
+        greedy = ["--greedy"] if field.name == "do_sample" else []
+        off = [*greedy, *_spellings(f"no_{field.name}")]
         on = [*(["-i"] if field.name == "interactive" else []), *names]
         # The one that is no default is explained.
         silent = {**options, "help": argparse.SUPPRESS}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import datasets
 import torch
 import transformers
 import yaml
@@ -192,17 +190,3 @@ def keeps_documents_apart(model: Any) -> bool:
     finally:
         model.train(was_training)
     return bool(torch.allclose(packed[:, 2:], alone, rtol=1e-3, atol=1e-4))
-
-
-def silence_libraries() -> None:
-    """Keep from the terminal what the libraries say that a user can do nothing about."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.logging.set_verbosity(logging.CRITICAL)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-
-def batched_texts(documents: Any, size: int = 100) -> Iterator[str]:
-    """Texts of a data set with a column `text`, read from disk `size` at a time."""
-    for rows in documents.iter(batch_size=size):
-        yield from (text or "" for text in rows["text"])

@@ -1,7 +1,8 @@
-"""Lines on the terminal: escaped, and never in the way of a run."""
+"""What reaches the terminal: escaped, without the libraries' noise, never in a run's way."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -32,3 +33,19 @@ def say(text: str = "") -> None:
 def discard_output() -> None:
     """From here on standard output goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def silence_libraries() -> None:
+    """Keep from the terminal what the libraries say that a user can do nothing about.
+
+    Without a terminal there are no progress bars either.
+    """
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()

@@ -14,7 +14,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from gpt2ft.modeling import END_OF_TEXT, silence_libraries
+from gpt2ft.modeling import END_OF_TEXT
+from gpt2ft.terminal import silence_libraries
 
 torch.set_num_threads(1)  # these models are too small to share
 silence_libraries()

@@ -7,8 +7,9 @@ import pytest
 from datasets import Dataset
 
 from gpt2ft import load_corpus, tokenize
+from gpt2ft.building import texts_of
 from gpt2ft.hub import HubUnavailableError
-from gpt2ft.modeling import batched_texts, train_tokenizer
+from gpt2ft.modeling import train_tokenizer
 from gpt2ft.textfile import PIECE_CHARACTERS
 
 LINES = ["first line\n", "\n", "second — ünï\n", "third"]
@@ -144,7 +145,7 @@ def test_a_long_document_in_pieces_has_the_tokens_of_the_whole(tmp_path):
     assert "".join(texts(pieces)) == text
     assert list(pieces["first"]) == [True] + [False] * (len(pieces) - 1)
     assert list(pieces["last"]) == [False] * (len(pieces) - 1) + [True]
-    bpe = train_tokenizer(batched_texts(pieces), vocab_size=500)
+    bpe = train_tokenizer(texts_of(pieces), vocab_size=500)
     store = tokenize(pieces, bpe)
     expected = [*bpe(text)["input_ids"], bpe.eos_token_id]
     assert len(expected) < len(text) / 2
