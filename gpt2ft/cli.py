@@ -50,13 +50,13 @@ def main() -> NoReturn:
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """Fine-tune; returns the exit status."""
     given = vars(make_parser(TrainConfig, "train").parse_args(arguments))
-    return _guarded(lambda: _train(given), debug="debug" in given)
+    return _guarded(lambda: _train(given), debug=given.get("debug", False))
 
 
 def generate_main(arguments: Sequence[str] | None = None) -> int:
     """Generate; returns the exit status."""
     given = vars(make_parser(GenerateConfig, "generate").parse_args(arguments))
-    return _guarded(lambda: _generate(given), debug="debug" in given)
+    return _guarded(lambda: _generate(given), debug=given.get("debug", False))
 
 
 class UsageError(ValueError):
@@ -104,10 +104,10 @@ def _train_config(given: dict[str, Any]) -> TrainConfig:
 
 def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
     """What the run to be resumed was configured with, so that no flag need be repeated."""
-    if "output_dir" in given:
-        folders = [given["output_dir"]]
-    elif given["resume"] != "auto":
+    if given["resume"] != "auto":
         folders = [str(Path(given["resume"]).parent)]
+    elif "output_dir" in given:
+        folders = [given["output_dir"]]
     else:
         folders = recipes.known_output_dirs()
     found = [folder for folder in folders if (Path(folder) / "config.yaml").is_file()]
@@ -165,7 +165,7 @@ def _prompts(config: GenerateConfig) -> list[str]:
     lines = []
     if config.prompt_file:
         try:
-            lines = Path(config.prompt_file).read_text(encoding="utf-8").split("\n")
+            lines = Path(config.prompt_file).read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"--prompt_file {config.prompt_file} is not UTF-8, byte {error.start}, convert it"

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import inspect
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def load_corpus(
     elif dataset_name is not None:
         train = _from_hub(dataset_name, dataset_config_name, dataset_split, text_column)
         validation = None
-        if dataset_split.partition("[")[0] != "validation":
+        if not re.search(r"(^|\+)\s*(validation|all)\b", dataset_split):
             validation = _hub_validation(dataset_name, dataset_config_name, text_column)
     else:
         held_out = 0.0 if validation_files or not whole_files else validation_split_percentage
@@ -178,7 +179,11 @@ def _from_files(
         arguments = {"stamps": stamps, "lines": lines, "start": start, "end": end}
         return _cached(arguments)
     try:
-        rows = datasets.load_dataset(loader, data_files=list(files), split="train")
+        # Escaped: these are files, which datasets would take for globs once more. In a CSV file
+        # "None" and "NA" are words.
+        options = {"keep_default_na": False} if loader == "csv" else {}
+        names = [glob.escape(name) for name in files]
+        rows = datasets.load_dataset(loader, data_files=names, split="train", **options)
     except datasets.exceptions.DatasetGenerationError as error:
         reason = error.__cause__ or error
         raise ValueError(f"{', '.join(files)} cannot be read as {loader}, {reason}") from error
@@ -210,9 +215,9 @@ def _text_only(rows: Dataset, text_column: str | None, source: str) -> Dataset:
     if column is None and len(strings) == 1:
         column = strings[0]
     if column not in strings:
-        have = ", ".join(rows.column_names)
-        raise ValueError(
-            f"{source} has no column {column or 'text'} of strings but {have}, name --text_column"
-        )
+        wanted, have = column or "text", ", ".join(rows.column_names)
+        if wanted in rows.column_names:
+            raise ValueError(f"{source} has numbers or others in its column {wanted}, not strings")
+        raise ValueError(f"{source} has no column {wanted} but {have}, name --text_column")
     rows = rows.select_columns([column])
     return rows if column == "text" else rows.rename_column(column, "text")

@@ -16,7 +16,7 @@ from .building import Run, build, description
 from .config import TrainConfig
 from .loop import Evaluation, evaluate, train, undisturbed
 from .optim import lr_at
-from .output_folder import locked, refuse_changes, starting_point
+from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
 from .recipe import settings_of, to_yaml
 from .sampling import stream
 from .stopping import Stop, Stopped, listening
@@ -64,19 +64,23 @@ def finetune(config: TrainConfig) -> int:
     with locked(output_dir), listening() as stop:
         if checkpoint:
             _go_back(checkpoint, run, output_dir)
-        elif config.overwrite_output_dir:
-            checkpoints.clear(output_dir)
+        else:
+            refuse_to_overwrite(config, output_dir)  # again: building took a while
+            if config.overwrite_output_dir:
+                checkpoints.clear(output_dir)
         durable.replace(output_dir / "config.yaml", to_yaml(run.config).encode())
         metrics = output_dir / "metrics.jsonl"
+        if checkpoint and not metrics.exists():  # it goes on in another folder
+            report.copy_records(checkpoint.parent / metrics.name, metrics)
         history = report.forget_after(metrics, run.state.step if checkpoint else -1)
         log = report.TrainingReport(
             metrics, run.state, max_steps=run.max_steps, logging_steps=config.logging_steps
         )
         session = Session(run, output_dir, record, log, stop)
         try:
-            before = _before(session, history)
+            before = _observation(session, 0, history)
             _train(session)
-            _finish(session, before)
+            _finish(session, before, _observation(session, run.max_steps, history))
         except Stopped as stopped:
             return _stopped(session, stopped.signal)
         finally:
@@ -94,14 +98,14 @@ def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
         say(f"set aside: {path}")
 
 
-def _before(session: Session, history: list[dict[str, Any]]) -> Observation:
-    """The untouched model; of a resumed run, as it was noted then."""
+def _observation(session: Session, step: int, history: list[dict[str, Any]]) -> Observation:
+    """The model at that step: as it was noted then, or as it is now if this is that step."""
     for record in history:
-        if record["step"] == 0 and "sample" in record:
+        if record["step"] == step and "sample" in record:
             loss = record.get("eval_loss")
             evaluation = Evaluation(loss, record["n_targets"]) if loss is not None else None
             return Observation(evaluation, record["sample"])
-    return _observe(session) if session.run.state.step == 0 else Observation()
+    return _observe(session) if session.run.state.step == step else Observation()
 
 
 def _observe(session: Session) -> Observation:
@@ -212,10 +216,9 @@ def _save(session: Session) -> None:
     say(f"saved {path}")
 
 
-def _finish(session: Session, before: Observation) -> None:
-    """Evaluate, put the finished model in its place, and say where."""
+def _finish(session: Session, before: Observation, after: Observation) -> None:
+    """Put the finished model in its place, and say where."""
     run, output_dir = session.run, session.output_dir
-    after = _observe(session)
     checkpoints.save_finished(output_dir, run.state, tokenizer=run.tokenizer)
     session.log.close()
     say()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -147,7 +148,8 @@ def _set_dropout(config: Any, dropout: float | None) -> None:
     if dropout is None:
         return
     for name, value in config.to_dict().items():
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and ("dropout" in name or name.endswith("pdrop")):
             setattr(config, name, dropout)
 
 
@@ -168,6 +170,10 @@ def check_fit(model: Any, tokenizer: Any, block_size: int) -> None:
     limit = window(model)
     if limit is not None and block_size > limit:
         raise ValueError(f"--block_size {block_size} is over the model's window, at most {limit}")
+    if not is_causal(model):
+        raise ValueError(
+            f"{type(model).__name__} sees the tokens it is to predict, use a model that is causal"
+        )
     if block_size < 2:
         raise ValueError(f"--block_size {block_size} leaves nothing to predict, at least 2")
 
@@ -178,15 +184,29 @@ def keeps_documents_apart(model: Any) -> bool:
     Tried on two documents in one row: the second must give the logits it gives alone. Some take
     positions from the attention mask (OPT), have none (BLOOM), or remember (Mamba).
     """
-    device = model.device
-    packed_ids = torch.tensor([[1, 2, 2, 1]], device=device)
-    positions = torch.tensor([[0, 1, 0, 1]], device=device)
+    with _looking(model):
+        ids = torch.tensor([[1, 2, 2, 1]], device=model.device)
+        positions = torch.tensor([[0, 1, 0, 1]], device=model.device)
+        packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        alone = model(input_ids=ids[:, 2:], use_cache=False).logits
+    return bool(torch.allclose(packed[:, 2:], alone, rtol=1e-3, atol=1e-4))
+
+
+def is_causal(model: Any) -> bool:
+    """Whether no token sees those behind it; `AutoModelForCausalLM` also loads BERT, which does."""
+    with _looking(model):
+        ids = torch.tensor([[1, 2, 2, 1], [1, 2, 2, 2]], device=model.device)
+        one, other = model(input_ids=ids, use_cache=False).logits[:, :3]
+    return bool(torch.allclose(one, other, rtol=1e-3, atol=1e-4))
+
+
+@contextlib.contextmanager
+def _looking(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode comes back after."""
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            packed = model(input_ids=packed_ids, position_ids=positions, use_cache=False).logits
-            alone = model(input_ids=packed_ids[:, 2:], use_cache=False).logits
+            yield
     finally:
         model.train(was_training)
-    return bool(torch.allclose(packed[:, 2:], alone, rtol=1e-3, atol=1e-4))

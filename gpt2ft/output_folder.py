@@ -26,7 +26,7 @@ def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir {output_dir} is a file, name a folder")
     if config.resume is None:
-        _refuse_to_overwrite(config, output_dir)
+        refuse_to_overwrite(config, output_dir)
         return None
     if config.resume != "auto":
         checkpoints.verify_checkpoint(Path(config.resume))
@@ -39,10 +39,12 @@ def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
     return path
 
 
-def _refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
-    model = Path(config.model_name_or_path or "")
-    if config.model_type is None and model.is_dir() and output_dir.resolve() == model.resolve():
-        raise ValueError(f"--output_dir {output_dir} is the model's own folder, name another")
+def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
+    """Raise `ValueError` if something would be lost by starting a new run in `output_dir`."""
+    if config.model_type is None and os.path.isdir(str(config.model_name_or_path)):
+        model, here = Path(str(config.model_name_or_path)).resolve(), output_dir.resolve()
+        if here == model or here in model.parents:
+            raise ValueError(f"--output_dir {output_dir} holds the model itself, name another")
     if config.overwrite_output_dir:
         return
     folder = shlex.quote(str(output_dir))

@@ -37,7 +37,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
 )
 # What belongs to one command, not to the run.
 OF_THE_COMMAND = ("resume", "overwrite_output_dir", "debug")
-PATHS = ("model_name_or_path", "tokenizer_name", "train_file", "validation_file")
+PATHS = ("model_name_or_path", "dataset_name", "tokenizer_name", "train_file", "validation_file")
 HEADER = "# The settings of this run, every value written out; --resume reads them.\n"
 
 
@@ -59,7 +59,11 @@ def load_recipe(name_or_file: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no recipe, write lines of `name: value`")
     types = field_types(TrainConfig)
-    return {name: _typed(path, types, name, value) for name, value in values.items()}
+    values = {name: _typed(path, types, name, value) for name, value in values.items()}
+    for group in ALTERNATIVES:
+        if all(values.get(name) for name in group):
+            raise ValueError(f"{path} sets both {' and '.join(group)}, leave one")
+    return values
 
 
 def _typed(path: Path, types: Mapping[str, tuple[Any, bool]], name: str, value: Any) -> Any:
@@ -96,6 +100,8 @@ def with_overrides(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
             values.update(dict.fromkeys(group))
             if named == ["model_name_or_path"]:  # the overrides were for the recipe's new model
                 values["config_overrides"] = None
+    if given.get("num_train_epochs") and not given.get("max_steps"):
+        values["max_steps"] = None  # which would win
     values.update(given)
     return {name: [] if name == "train_file" and not v else v for name, v in values.items()}
 
@@ -105,6 +111,8 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
     for name in OF_THE_COMMAND:
         del settings[name]
+    if config.model_type:
+        settings["model_name_or_path"] = None
     for name in PATHS:
         value = settings[name]
         if isinstance(value, list):
@@ -121,10 +129,17 @@ def to_yaml(config: TrainConfig) -> str:
 
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs from the run being resumed and could change its result, a phrase each."""
+
+    def same(name: str) -> bool:
+        then = saved.get(name, "unknown")
+        if name in PATHS and isinstance(then, str) and isinstance(now[name], str):
+            return bool(os.path.abspath(then) == os.path.abspath(now[name]))
+        return bool(then == now[name])
+
     return [
         f"{name}: {saved.get(name, 'unknown')} then, {now[name]} now"
         for name in now
-        if name not in MAY_CHANGE_ON_RESUME and saved.get(name, "unknown") != now[name]
+        if name not in MAY_CHANGE_ON_RESUME and not same(name)
     ]
 
 

@@ -122,7 +122,9 @@ class TrainingReport:
                 file.write(json.dumps(finite, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Record what is left, and remove the bar."""
+        with contextlib.suppress(OSError):  # it may be for that error that the run ends
+            self.flush()
         self._bar.close()
 
     def _seconds(self) -> float:
@@ -132,12 +134,18 @@ class TrainingReport:
         return (state.tokens - self._since[1]) / self._seconds()
 
 
+def copy_records(source: Path, target: Path) -> None:
+    """Take over the metrics.jsonl of another folder, if it has one."""
+    if source.is_file():
+        durable.replace(target, source.read_bytes())
+
+
 def forget_after(path: Path, step: int) -> list[dict[str, Any]]:
     """Drop from metrics.jsonl what a run that resumes at `step` will do again; returns the rest."""
     if not path.is_file():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             record = json.loads(line)
         except ValueError:  # half a line, from a crash

@@ -31,7 +31,7 @@ class TokenStore:
     tokens.
     """
 
-    def __init__(self, tokenized: Dataset, *, has_prefix: bool, separated: bool) -> None:
+    def __init__(self, tokenized: Dataset, *, has_prefix: bool, end: int | None) -> None:
         chunks = tokenized.data.column("input_ids").chunks
         self._chunks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in chunks]
         self._chunk_offsets = _offsets([len(chunk) for chunk in self._chunks])
@@ -43,12 +43,22 @@ class TokenStore:
         # The end-of-text token before a document stands at its start, as GPT-2 saw it, and predicts
         # its first token; a tokenizer with a beginning-of-text token of its own needs no other.
         self.document_starts = starts if has_prefix else starts - 1
-        if not separated:
+        if end is None:
             self.document_starts = starts[:0]
+        elif not has_prefix:
+            # Also where a text has the token written in it, as files for GPT-2 often do.
+            self.document_starts = np.concatenate([self.document_starts[:1], self._places(end)])
 
     @property
     def n_tokens(self) -> int:
         return int(self.offsets[-1])
+
+    def _places(self, token: int) -> IntArray:
+        """Where a token stands in the stream, but for its end: nothing begins there."""
+        pairs = zip(self._chunk_offsets[:-1], self._chunks, strict=True)
+        found = [base + np.flatnonzero(chunk == token) for base, chunk in pairs]
+        places = np.concatenate([np.empty(0, np.int64), *found]).astype(np.int64)
+        return places[places < self.n_tokens - 1]
 
     def digest(self) -> str:
         """Hash of the tokens and of where documents begin: what the data is, wherever it lies."""
@@ -87,11 +97,12 @@ def tokenize(
     have no tokens. With `one_text` the documents are lines of one text: nothing is put before them,
     and blank ones count. Raises `ValueError` if the tokenizer has no end-of-text token.
     """
-    if separator and tokenizer.eos_token_id is None:
+    end = tokenizer.eos_token_id if separator else None
+    if separator and end is None:
         raise ValueError("the tokenizer has no end-of-text token, use --row_separator none")
     options = {
         "prefix": [] if one_text else _prefix(tokenizer),
-        "suffix": [tokenizer.eos_token_id] if separator else [],
+        "suffix": [] if end is None else [end],
         "keep_blank": one_text,
         "strip_pieces": _adds_space(tokenizer),
     }
@@ -110,7 +121,7 @@ def tokenize(
         new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
         desc="Tokenizing",
     )
-    return TokenStore(tokenized, has_prefix=bool(options["prefix"]), separated=separator)
+    return TokenStore(tokenized, has_prefix=bool(options["prefix"]), end=end)
 
 
 def _tokenize_batch(
@@ -185,6 +196,8 @@ class Blocks:
         limit: int | None = None,
         keep_apart: bool = True,
     ) -> None:
+        if block_size < 3:
+            raise ValueError(f"blocks of {block_size} tokens are too short, at least 3")
         if store.n_tokens < 2:
             raise ValueError(f"the corpus has {store.n_tokens} tokens, at least 2 are needed")
         self._store = store

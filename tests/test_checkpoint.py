@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -133,6 +135,15 @@ def test_whatever_is_left_out_of_the_state_is_missed(omission, make_state, tmp_p
     for _ in steps(resumed):
         pass
     assert fingerprint(resumed) != fingerprint(state)
+
+
+def test_every_random_state_comes_back(make_state, tmp_path):
+    state = make_state()
+    draws = (random.random, np.random.rand, lambda: torch.rand(3).tolist())
+    path = save_checkpoint(tmp_path, state)
+    expected = [draw() for draw in draws]
+    load_checkpoint(path, state)
+    assert [draw() for draw in draws] == expected
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_help_loads_nothing_heavy():
         ("train.py", ["--learning-rate", "-1"], "--learning_rate is -1.0, give a number >= 0"),
         ("train.py", ["--config", "nonsense"], "no recipe or file nonsense"),
         ("train.py", ["--resume"], "--resume finds no run in ./gpt2-finetuned-quickstart, ./gpt2"),
-        ("generate.py", ["-i"], "no finished run in this folder"),
+        ("generate.py", ["-i"], "no finished run in ./gpt2-finetuned-q"),
         ("generate.py", ["-p", "a", "--top_p", "2"], "--top_p is 2.0, give a number <= 1"),
         ("generate.py", [], "nothing to continue"),
     ],
@@ -126,6 +126,15 @@ def test_flags():
     generate = cli.make_parser(cli.GenerateConfig, "generate")
     given = vars(generate.parse_args(["-p", "a", "-p", "b", "--greedy"]))
     assert given == {"prompt": ["a", "b"], "do_sample": False}
+
+
+def test_a_checkpoint_may_be_named_with_another_folder_to_go_on_in(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text("train_file: [x.txt]\nseed: 9\noutput_dir: a\n")
+    config = settings("--resume", str(tmp_path / "a" / "checkpoint-4"), "--output_dir", "b")
+    assert (config.seed, config.output_dir) == (9, "b")
+    config = settings("--resume", str(tmp_path / "a" / "checkpoint-4"))
+    assert (config.seed, config.output_dir) == (9, str(tmp_path / "a"))
 
 
 def test_a_flag_overrides_the_recipe():
@@ -207,41 +216,46 @@ def finished(model_folder):
     return str(model_folder)
 
 
-def test_prompts_from_a_file_and_a_pipe_that_closes(finished, tmp_path):
+def test_prompts_from_a_file_and_a_pipe_that_closes(finished, endless, tmp_path):
     (tmp_path / "prompts.txt").write_text("one\ntwo ünï\n", encoding="utf-8")
     flags = ["--model_name_or_path", finished, "--greedy", "--max_new_tokens", "3"]
     done = run("generate.py", "--prompt_file", "prompts.txt", *flags, cwd=tmp_path)
     lines = done.stdout.split("\n")
-    assert done.returncode == 0 and lines[0].startswith("one")
+    assert done.returncode == 0 and lines[0].startswith("one") and len(lines[0]) > len("one")
     assert any(line.startswith("two ünï") for line in lines)
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     done = run("generate.py", "--prompt_file", "latin.txt", *flags, cwd=tmp_path)
     assert done.returncode == 1 and "latin.txt is not UTF-8, byte 3" in done.stderr
 
-    endless = ["-p", "a", "--model_name_or_path", finished, "--max_new_tokens", "5000"]
-    with start("generate.py", *endless, cwd=tmp_path) as process:
+    flags = ["-p", "a", "--model_name_or_path", endless, "--max_new_tokens", "9999"]
+    with start("generate.py", *flags, cwd=tmp_path) as process:
         process.stdout.read(3)
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(60) == 141
 
 
-def test_the_terminal(finished, tmp_path):
+@pytest.fixture
+def endless(tmp_path, make_model, tokenizer):
+    """A model whose texts never end."""
+    model = make_model(seed=3)
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
+    model.save_pretrained(tmp_path / "endless")
+    tokenizer.save_pretrained(tmp_path / "endless")
+    path = tmp_path / "endless" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    for name in ("eos_token", "bos_token", "pad_token"):
+        del settings[name]
+    path.write_text(json.dumps(settings))
+    return str(tmp_path / "endless")
+
+
+def test_the_terminal(endless, tmp_path):
     """Through a pseudo-terminal: a prompt, Ctrl-C in a text, history, escaped controls, Ctrl-D."""
+    flags = ["-i", "--model_name_or_path", endless, "--temperature", "2", "--seed", "1"]
     terminal = pexpect.spawn(
         sys.executable,
-        [
-            str(ROOT / "generate.py"),
-            "-i",
-            "--model_name_or_path",
-            finished,
-            "--temperature",
-            "2",
-            "--max_new_tokens",
-            "100000",
-            "--seed",
-            "1",
-        ],
+        [str(ROOT / "generate.py"), *flags, "--top_k", "0", "--top_p", "1"],
         cwd=str(tmp_path),
         env={**ENVIRONMENT, "HOME": str(tmp_path), "TERM": "xterm"},
         encoding="utf-8",
@@ -249,11 +263,13 @@ def test_the_terminal(finished, tmp_path):
     )
     terminal.expect("gpt2ft> ")
     terminal.sendline("first prompt")
-    terminal.expect("first prompt\r\n.*first prompt...")
-    time.sleep(1)
+    terminal.expect("first prompt\r\n.*first prompt")
+    # A text of bytes drawn almost evenly: control characters come soon, and come escaped.
+    terminal.expect(r"\\x[01][0-9a-f]")
+    shown = terminal.before
     terminal.sendintr()
     terminal.expect("gpt2ft> ")
-    shown = terminal.before
+    shown += terminal.before
     assert "\x1b" not in shown.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "")
     terminal.send("\x1b[A")  # arrow up: the last prompt again
     terminal.expect("first prompt")

@@ -120,6 +120,7 @@ def test_max_grad_norm_may_be_infinite():
         ("- a", "is no recipe"),
         ("a: [", "is not YAML"),
         ("seed: null", "sets seed to None"),
+        ("train_file: a\ndataset_name: b", "sets both dataset_name and train_file"),
     ],
 )
 def test_what_a_recipe_file_may_not_say(text, message, tmp_path):
@@ -152,6 +153,18 @@ def test_a_flag_clears_the_recipes_alternative():
     assert new["model_name_or_path"] is None and new["model_type"] == "gpt2"
     with pytest.raises(ValueError, match="exclude each other"):
         with_overrides(recipe, {"train_file": ["a.txt"], "dataset_name": "b"})
+
+
+def test_epochs_given_outweigh_the_steps_of_the_recipe():
+    assert with_overrides({"max_steps": 6}, {"num_train_epochs": 30.0})["max_steps"] is None
+    both = {"num_train_epochs": 30.0, "max_steps": 9}
+    assert with_overrides({"max_steps": 6}, both)["max_steps"] == 9
+
+
+def test_a_new_model_has_no_name_in_the_record(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(valid(model_type="gpt2")), encoding="utf-8")
+    assert load_recipe(str(path))["model_name_or_path"] is None
 
 
 def test_a_saved_configuration_is_read_back(tmp_path):

@@ -68,7 +68,7 @@ def test_the_text_column(tmp_path):
     path.write_text('{"story": "a", "n": 1}\n{"story": "b", "n": 2}\n', encoding="utf-8")
     assert texts(all_of(path)) == ["a", "b"]  # the only one of strings
     path.write_text('{"title": "t", "story": "a"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="no column text of strings but title, story"):
+    with pytest.raises(ValueError, match="no column text but title, story"):
         all_of(path)
     assert texts(all_of(path, text_column="story")) == ["a"]
     with pytest.raises(ValueError, match="no column body"):
@@ -84,6 +84,27 @@ def test_several_files_and_globs_in_order(tmp_path):
     )
     assert texts(corpus.train) == ["c", "a", "b"]
     assert all(corpus.train["first"]) and corpus.validation is None
+
+
+def test_a_file_is_no_glob(tmp_path):
+    """datasets would take `part[1].jsonl` for `part1.jsonl`."""
+    for name, text in (("part[1].jsonl", "wanted"), ("part1.jsonl", "other")):
+        (tmp_path / name).write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+    assert texts(all_of(tmp_path / "part[1].jsonl")) == ["wanted"]
+
+
+def test_words_of_a_csv_file_that_look_like_nothing(tmp_path):
+    words = ["None", "NA", "null", "nan", "n/a"]
+    (tmp_path / "a.csv").write_text("text\n" + "\n".join(words) + "\n", encoding="utf-8")
+    assert texts(all_of(tmp_path / "a.csv")) == words
+    (tmp_path / "b.csv").write_text("text\n1\n2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="numbers or others in its column text, not strings"):
+        all_of(tmp_path / "b.csv")
+
+
+def test_no_corpus_at_all():
+    with pytest.raises(ValueError, match="no corpus"):
+        load_corpus()
 
 
 def test_what_cannot_be_read(tmp_path):
@@ -150,7 +171,7 @@ def test_a_long_document_in_pieces_has_the_tokens_of_the_whole(tmp_path):
     expected = [*bpe(text)["input_ids"], bpe.eos_token_id]
     assert len(expected) < len(text) / 2
     assert store.tokens(0, store.n_tokens).tolist() == expected
-    assert len(store.document_starts) == 1
+    assert store.document_starts.tolist() == [-1]
 
 
 def test_the_same_for_a_tokenizer_that_puts_a_space_before_every_text(tmp_path):
@@ -303,9 +324,16 @@ def test_hub_data_without_a_validation_split(tmp_path):
 
 def test_training_on_the_validation_split_does_not_evaluate_on_it(tmp_path):
     make_hub_folder(tmp_path / "set", {"validation": [f"row {i}" for i in range(40)]})
-    corpus = load_corpus(dataset_name=str(tmp_path / "set"), dataset_split="validation[:90%]")
-    assert (len(corpus.train), len(corpus.validation)) == (34, 2)
-    assert not set(texts(corpus.train)) & set(texts(corpus.validation))
+    rows = {"train": ["t"] * 40, "validation": [f"row {i}" for i in range(40)]}
+    make_hub_folder(tmp_path / "both", rows)
+    for name, split, sizes in (
+        ("set", "validation[:90%]", (34, 2)),
+        ("both", "train+validation", (76, 4)),
+        ("both", "validation[:50%]+train", (57, 3)),
+    ):
+        corpus = load_corpus(dataset_name=str(tmp_path / name), dataset_split=split)
+        assert (len(corpus.train), len(corpus.validation)) == sizes
+        assert not (set(texts(corpus.train)) & set(texts(corpus.validation))) - {"t"}
 
 
 def test_the_hub_out_of_reach():

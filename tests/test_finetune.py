@@ -205,9 +205,12 @@ def test_files_that_are_not_of_a_run_are_not_written_over(name, settings, tmp_pa
 def test_the_model_is_never_written_over_by_its_own_run(settings, model_folder):
     before = sha256(model_folder / "model.safetensors")
     own = {**settings, "output_dir": str(model_folder)}
-    for more in ({}, {"overwrite_output_dir": True}):
-        with pytest.raises(ValueError, match="is the model's own folder"):
-            finetune(TrainConfig(**own, **more))
+    around = {**settings, "output_dir": str(model_folder.parent)}
+    for place in (own, around):
+        with pytest.raises(ValueError, match="holds the model itself"):
+            finetune(TrainConfig(**place, overwrite_output_dir=True))
+    with pytest.raises(ValueError, match="holds the model itself"):
+        finetune(TrainConfig(**own))
     assert sha256(model_folder / "model.safetensors") == before
 
 
@@ -336,3 +339,34 @@ def test_a_model_that_cannot_keep_documents_apart_says_so(settings, capsys):
     other = {**settings, "max_steps": 2, "overwrite_output_dir": True}
     finetune(TrainConfig(**other))
     assert "see each other" not in capsys.readouterr().out
+
+
+def test_going_on_in_another_folder_takes_the_records_along(settings, tmp_path, capsys):
+    assert finetune(TrainConfig(**settings)) == 0
+    other = {**settings, "output_dir": str(tmp_path / "b")}
+    assert finetune(TrainConfig(**other, resume=str(tmp_path / "out" / "checkpoint-8"))) == 0
+    assert results(tmp_path / "b") == results(tmp_path / "out")
+    assert records(tmp_path / "b") == records(tmp_path / "out")
+    assert "before       after" in capsys.readouterr().out
+
+
+def test_a_run_started_meanwhile_is_not_written_over(settings, tmp_path, monkeypatch):
+    """While this one was building, another finished in the same folder."""
+    original = story.build
+
+    def slow_build(*arguments):
+        monkeypatch.setattr(story, "build", original)
+        assert finetune(TrainConfig(**{**settings, "seed": 7})) == 0
+        return original(*arguments)
+
+    monkeypatch.setattr(story, "build", slow_build)
+    with pytest.raises(ValueError, match="holds a finished run"):
+        finetune(TrainConfig(**settings))
+    assert load_recipe(str(tmp_path / "out" / "config.yaml"))["seed"] == 7
+
+
+def test_what_led_to_an_end_is_recorded(settings, tmp_path):
+    with pytest.raises(FloatingPointError):
+        finetune(TrainConfig(**{**settings, "learning_rate": 1e30, "logging_steps": 100}))
+    steps = [record for record in records(tmp_path / "out") if "loss" in record]
+    assert steps[-1]["skipped"] is True and steps[-1]["grad_norm"] is None

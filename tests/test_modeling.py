@@ -109,12 +109,17 @@ def test_new_models_of_several_kinds(model_type, tokenizer):
     model = new_model(model_type, tokenizer=tokenizer, overrides=sizes)
     assert model.get_input_embeddings().weight.shape == (257, 16)
     assert model.config.eos_token_id == tokenizer.eos_token_id
+    check_fit(model, tokenizer, 32)
+    assert model(input_ids=torch.tensor([[1, 2]])).logits.shape == (1, 2, 257)
 
 
 def test_dropout_is_set_whatever_it_is_called(tokenizer, model_folder):
     model = load_model(str(model_folder), dropout=0.25)
     probabilities = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
     assert probabilities == {0.25} and model.config.attn_pdrop == 0.25
+    model.config.resid_pdrop = 0  # as some write it
+    model.save_pretrained(model_folder)
+    assert load_model(str(model_folder), dropout=0.125).config.resid_pdrop == 0.125
     llama = new_model(
         "llama",
         tokenizer=tokenizer,
@@ -171,6 +176,13 @@ def test_what_does_not_fit(make_model, tokenizer):
         check_fit(model, tokenizer, 49)
     with pytest.raises(ValueError, match="at least 2"):
         check_fit(model, tokenizer, 1)
+    bert = new_model(
+        "bert",
+        tokenizer=tokenizer,
+        overrides="num_hidden_layers=1,hidden_size=8,num_attention_heads=1,intermediate_size=8",
+    )
+    with pytest.raises(ValueError, match="BertLMHeadModel sees the tokens it is to predict"):
+        check_fit(bert, tokenizer, 48)
     model.resize_token_embeddings(100)
     with pytest.raises(ValueError, match="has 257 entries, the model's embedding 100"):
         check_fit(model, tokenizer, 48)

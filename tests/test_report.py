@@ -16,6 +16,13 @@ def test_forgetting_what_will_be_done_again(tmp_path):
     assert path.read_text() == ""
 
 
+def test_records_with_other_line_separators_in_their_text(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    record = {"step": 0, "sample": "a\u2028b\x85c"}
+    path.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert forget_after(path, 3) == forget_after(path, 3) == [record]
+
+
 def test_the_card():
     text = card(Evaluation(2.0, 10), Evaluation(1.0, 10), samples=("was", "is"))
     assert "2.0000      1.0000" in text

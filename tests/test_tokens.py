@@ -121,7 +121,7 @@ def test_documents_may_be_left_together(tokenizer):
     assert "position_ids" not in Blocks(store, 8, keep_apart=False)[0]
 
 
-@pytest.mark.parametrize("block_size", [2, 3, 7, 16, 64, 10_000])
+@pytest.mark.parametrize("block_size", [3, 7, 16, 64, 10_000])
 def test_blocks_lose_no_token_and_repeat_none(block_size, documents, tokenizer):
     store = tokenize(documents, tokenizer)
     everything = store.n_tokens
@@ -132,7 +132,7 @@ def test_blocks_lose_no_token_and_repeat_none(block_size, documents, tokenizer):
         together = np.concatenate([block["input_ids"] for block in blocks])
         assert together.tolist() == store.tokens(0, store.n_tokens).tolist()
         assert blocks.lengths.max() <= block_size
-        assert blocks.lengths.min() >= 2 or block_size == 2
+        assert blocks.lengths.min() >= 2
         assert [len(block["input_ids"]) for block in blocks] == blocks.lengths.tolist()
 
 
@@ -145,6 +145,18 @@ def test_positions_begin_again_where_a_document_does(tokenizer):
     assert "position_ids" not in blocks[1]  # f was in the block before; one document, from 0 on
     assert Blocks(store, 3)[1]["input_ids"].tolist()[0] == END
     assert "position_ids" not in Blocks(store, 3)[1]  # E d e: begins with the block
+
+
+def test_end_of_text_written_in_a_text_is_a_border_too(tokenizer):
+    store = tokenize(Dataset.from_dict({"text": ["abc<|endoftext|>de", "f"]}), tokenizer)
+    assert Blocks(store, 9)[0]["position_ids"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2]
+
+
+def test_documents_in_pieces_are_no_rows(tokenizer):
+    pieces = {"text": ["ab", " cd"], "first": [True, False], "last": [False, True]}
+    store = tokenize(Dataset.from_dict(pieces), tokenizer)
+    with pytest.raises(ValueError, match="load it with lines=True"):
+        Rows(store, 8)
 
 
 def test_rows_are_cut_and_short_ones_left_out(tokenizer):
@@ -169,6 +181,8 @@ def test_limits_and_too_little_text(documents, tokenizer):
     assert len(Blocks(store, 16, limit=3)) == len(Rows(store, 16, limit=3)) == 3
     assert len(Blocks(store, 10_000, limit=3)) == 1
     nothing = tokenize(Dataset.from_dict({"text": [" "]}), tokenizer)
+    with pytest.raises(ValueError, match="too short, at least 3"):
+        Blocks(store, 2)
     with pytest.raises(ValueError, match="0 tokens"):
         Blocks(nothing, 16)
     with pytest.raises(ValueError, match="no row"):
