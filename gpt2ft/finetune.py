@@ -112,27 +112,33 @@ def _observe(session: Session) -> Observation:
     """Evaluate, sample and note both; the training run does not notice."""
     run, stop = session.run, session.stop
     session.log.flush()
-    evaluation = None
-    record: dict[str, Any] = {"step": run.state.step}
-    if run.held_out:
-        with report.bar(len(run.held_out), "evaluating") as bar:
-
-            def on_batch() -> None:
-                bar.update()
-                stop.check()
-
-            evaluation = evaluate(
-                run.state.model, run.held_out, precision=run.state.precision, on_batch=on_batch
-            )
+    with session.log.paused():
+        evaluation = _evaluate(run, stop) if run.held_out else None
+        sample = _sample(run, stop)
+    record: dict[str, Any] = {"step": run.state.step, "sample": sample}
+    if evaluation:
         say(f"step {run.state.step:>6}  held-out {report.evaluation_line(evaluation)}")
         record |= {
             "eval_loss": evaluation.loss,
             "eval_perplexity": evaluation.perplexity,
             "n_targets": evaluation.n_targets,
         }
-    sample = _sample(run, stop)
-    session.log.record(record | {"sample": sample})
+    session.log.record(record)
     return Observation(evaluation, sample)
+
+
+def _evaluate(run: Run, stop: Stop) -> Evaluation:
+    """Loss on the held-out text, with a progress bar."""
+    assert run.held_out
+    with report.bar(len(run.held_out), "evaluating") as bar:
+
+        def on_batch() -> None:
+            bar.update()
+            stop.check()
+
+        return evaluate(
+            run.state.model, run.held_out, precision=run.state.precision, on_batch=on_batch
+        )
 
 
 def _sample(run: Run, stop: Stop) -> str:
@@ -181,11 +187,10 @@ def _train(session: Session) -> None:
             _check_scaler(run)
         else:
             done = state.step >= run.max_steps
-            with log.paused():
-                if config.eval_steps and state.step % config.eval_steps == 0 and not done:
-                    _observe(session)
-                if state.step % config.save_steps == 0 or done:
-                    _save(session)
+            if config.eval_steps and state.step % config.eval_steps == 0 and not done:
+                _observe(session)
+            if state.step % config.save_steps == 0 or done:
+                _save(session)
         session.stop.check()
 
 
@@ -205,13 +210,14 @@ def _save(session: Session) -> None:
     if run.saved_step == run.state.step:
         return
     session.log.flush()
-    path = checkpoints.save_checkpoint(
-        session.output_dir,
-        run.state,
-        tokenizer=run.tokenizer,
-        run=session.record,
-        keep=run.config.save_total_limit,
-    )
+    with session.log.paused():
+        path = checkpoints.save_checkpoint(
+            session.output_dir,
+            run.state,
+            tokenizer=run.tokenizer,
+            run=session.record,
+            keep=run.config.save_total_limit,
+        )
     run.saved_step = run.state.step
     say(f"saved {path}")
 

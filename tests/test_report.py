@@ -2,8 +2,11 @@
 
 import json
 
-from gpt2ft.loop import Evaluation
-from gpt2ft.report import card, forget_after
+import torch
+
+from gpt2ft import TrainState, build_optimizer, report
+from gpt2ft.loop import Evaluation, StepResult
+from gpt2ft.report import TrainingReport, card, forget_after
 
 
 def test_forgetting_what_will_be_done_again(tmp_path):
@@ -33,3 +36,21 @@ def test_the_card():
 
 def test_a_loss_beyond_all_bounds_has_a_perplexity():
     assert Evaluation(1000.0, 1).perplexity == float("inf")
+
+
+def test_the_rate_leaves_out_what_is_no_step(tmp_path, make_model, monkeypatch, capsys):
+    """Ten seconds of steps, an hour of evaluation: 100 tokens take ten seconds."""
+    clock = [0.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: clock[0])
+    model = make_model()
+    state = TrainState.create(model, build_optimizer(model))
+    log = TrainingReport(tmp_path / "m.jsonl", state, max_steps=4, logging_steps=2)
+    with log.paused():
+        clock[0] += 3600
+    for step in (1, 2):
+        clock[0] += 5
+        state.step, state.tokens = step, 50 * step
+        one = torch.ones(())
+        log.step(StepResult(step, one, one * 50, one, 0.1, one < 0), state)
+    log.close()
+    assert "10 tok/s  00:10 left" in capsys.readouterr().out
