@@ -55,7 +55,9 @@ def test_the_missions_recipe():
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_valid(path):
-    TrainConfig(**load_recipe(path.stem)).validate()
+    config = TrainConfig(**load_recipe(path.stem))
+    config.validate()
+    assert config.output_dir in known_output_dirs()
 
 
 @pytest.mark.parametrize(
