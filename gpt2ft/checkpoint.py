@@ -173,15 +173,18 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
     manifest = _read_json(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {manifest.get('format')}, known is {FORMAT}")
-    for name, expected in manifest.get("files", {}).items():
-        file = path / name
+    files = manifest.get("files")
+    # The manifest has no hash of its own: what is missing in it is damage too.
+    if not isinstance(files, dict) or not files.keys() >= set(MODEL_FILES):
+        raise CheckpointError(f"{path / MANIFEST} is damaged, it lists no model")
+    for name, expected in files.items():
+        file, expected = path / name, expected if isinstance(expected, dict) else {}
         if name != Path(name).name or file.is_symlink() or not file.is_file():
             raise CheckpointError(f"{path} lacks {name}")
-        if file.stat().st_size != expected["size"]:
-            raise CheckpointError(
-                f"{file} has {file.stat().st_size} bytes, {expected['size']} were written"
-            )
-        if durable.sha256(file) != expected["sha256"]:
+        size, written = file.stat().st_size, expected.get("size")
+        if size != written:
+            raise CheckpointError(f"{file} has {size} bytes, {written} were written")
+        if durable.sha256(file) != expected.get("sha256"):
             raise CheckpointError(f"{file} is damaged, its sha256 is not the one recorded")
     return manifest
 

@@ -65,7 +65,7 @@ def restore(
     if names != saved_names:
         different = sorted(set(names) ^ set(saved_names))[:5]
         raise ValueError(f"it holds the moments of other parameters: {', '.join(different)}")
-    check_same(weights, state.model.state_dict())
+    _check_same(weights, state.model.state_dict())
     _check_moments(names, moments, dict(state.model.named_parameters()))
     state.model.load_state_dict(weights)
     state.optimizer.load_state_dict(
@@ -111,7 +111,7 @@ def _groups(optimizer: torch.optim.Optimizer, values: Mapping[str, Any]) -> list
     return [{**group, **saved} for group, saved in zip(own, values["param_groups"], strict=True)]
 
 
-def check_same(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+def _check_same(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
     """Raise `ValueError` with the first five differences in name, shape or dtype."""
 
     def form(tensors: Mapping[str, torch.Tensor], name: str) -> str:

@@ -37,9 +37,9 @@ class TokenStore:
         self._chunk_offsets = _offsets([len(chunk) for chunk in self._chunks])
         lengths = [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in chunks]
         self.offsets = _offsets(np.concatenate(lengths) if lengths else [])
-        first = tokenized.data.column("first").to_numpy() & (np.diff(self.offsets) > 0)
-        self.whole_documents = bool(tokenized.data.column("first").to_numpy().all())
-        starts = self.offsets[:-1][first]
+        first = tokenized.data.column("first").to_numpy()
+        self.whole_documents = bool(first.all())
+        starts = self.offsets[:-1][first & (np.diff(self.offsets) > 0)]
         # The end-of-text token before a document stands at its start, as GPT-2 saw it, and predicts
         # its first token; a tokenizer with a beginning-of-text token of its own needs no other.
         self.document_starts = starts if has_prefix else starts - 1

@@ -211,6 +211,22 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_reason_said(name, how, save
     assert len(reasons) == 1 and "checkpoint-9" in reasons[0] and name.split(".")[0] in reasons[0]
 
 
+def test_no_flipped_bit_of_a_manifest_gets_past_or_in_the_way(saved):
+    """Whatever it hits: either the checkpoint is passed over, or its files were still verified."""
+    folder, _ = saved
+    manifest = folder / "checkpoint-9" / "manifest.json"
+    good = manifest.read_bytes()
+    files = set(json.loads(good)["files"])
+    passed_over = 0
+    for place in range(len(good)):
+        manifest.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        path, reasons = find_checkpoint(folder)
+        passed_over += bool(reasons)
+        if path.name == "checkpoint-9":
+            assert set(json.loads(manifest.read_bytes())["files"]) == files, place
+    assert passed_over > len(good) / 2
+
+
 def test_if_none_is_valid_it_is_an_error_never_a_fresh_start(saved):
     folder, _ = saved
     for path in checkpoints.checkpoints(folder):
