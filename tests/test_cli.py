@@ -16,13 +16,14 @@ from gpt2ft import cli
 from gpt2ft.cli import UsageError, newest_finished_run
 from gpt2ft.config import TrainConfig
 from gpt2ft.optim import lr_at
+from tests.processes import ROOT, Started, run
 from tests.test_corpus import make_hub_folder
 
-ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def run(script, *arguments, cwd, **settings):
+def fresh(script, *arguments, cwd):
+    """In a fresh interpreter, where the time of imports or what is inherited matters."""
     return subprocess.run(
         [sys.executable, str(ROOT / script), *arguments],
         cwd=cwd,
@@ -30,18 +31,6 @@ def run(script, *arguments, cwd, **settings):
         capture_output=True,
         encoding="utf-8",
         timeout=240,
-        **settings,
-    )
-
-
-def start(script, *arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *arguments],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
     )
 
 
@@ -51,7 +40,7 @@ def test_help_answers_at_once(script, tmp_path):
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        done = run(script, "--help", cwd=tmp_path)
+        done = fresh(script, "--help", cwd=tmp_path)
         seconds.append(time.perf_counter() - start)
         assert done.returncode == 0 and "--model_name_or_path" in done.stdout
     assert min(seconds) < 1.0
@@ -228,10 +217,12 @@ def test_prompts_from_a_file_and_a_pipe_that_closes(finished, endless, tmp_path)
     assert done.returncode == 1 and "latin.txt is not UTF-8, byte 3" in done.stderr
 
     flags = ["-p", "a", "--model_name_or_path", endless, "--max_new_tokens", "9999"]
-    with start("generate.py", *flags, cwd=tmp_path) as process:
+    command = [sys.executable, str(ROOT / "generate.py"), *flags]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=pipe, stderr=pipe) as process:
         process.stdout.read(3)
         process.stdout.close()
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == b""
         assert process.wait(60) == 141
 
 
@@ -301,18 +292,15 @@ def test_a_real_process_stopped_and_resumed(number, finished, tmp_path):
     ]
     assert run("train.py", *flags, "--output_dir", "straight", cwd=tmp_path).returncode == 0
 
-    with start("train.py", *flags, "--output_dir", "out", cwd=tmp_path) as process:
-        for line in process.stdout:
-            if line.startswith("step     12/40"):
-                process.send_signal(number)
-                break
-        rest = process.stdout.read()
-        status = process.wait(60)
+    with Started("train.py", *flags, "--output_dir", "out", cwd=tmp_path) as process:
+        process.wait_for("step     12/40")
+        process.kill(number)
+        done = process.finish()
     if number == signal.SIGINT:
-        assert status == 130
-        assert rest.splitlines()[-1].endswith("to go on: python train.py --output_dir out --resume")
+        assert done.returncode == 130
+        assert done.stdout.splitlines()[-1].endswith("to go on: python train.py --output_dir out --resume")
     else:
-        assert status == -signal.SIGKILL
+        assert done.returncode == -signal.SIGKILL
 
     done = run("train.py", "--output_dir", "out", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
