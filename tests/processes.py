@@ -16,11 +16,14 @@ from pathlib import Path
 from gpt2ft import cli
 
 ROOT = Path(__file__).parent.parent
-PRELOADED = ("finetune", "repl", "sampling", "verify_resume")
+PRELOADED = (
+    *("gpt2ft.finetune", "gpt2ft.repl", "gpt2ft.sampling", "gpt2ft.verify_resume"),
+    *("transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama"),
+)
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool would not survive the fork
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload([__name__, *(f"gpt2ft.{room}" for room in PRELOADED)])
+context.set_forkserver_preload([__name__, *PRELOADED])
 
 
 @dataclass(frozen=True)
