@@ -10,7 +10,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import CheckpointError as CheckpointError
     from .checkpoint import find_checkpoint as find_checkpoint
     from .checkpoint import load_checkpoint as load_checkpoint
     from .checkpoint import save_checkpoint as save_checkpoint
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from .loop import train_step as train_step
     from .loop import undisturbed as undisturbed
     from .loss import causal_lm_loss as causal_lm_loss
+    from .manifest import CheckpointError as CheckpointError
     from .modeling import load_model as load_model
     from .modeling import load_tokenizer as load_tokenizer
     from .modeling import new_model as new_model
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 MODULES = {
-    "checkpoint": ("CheckpointError", "find_checkpoint", "load_checkpoint", "save_checkpoint"),
+    "checkpoint": ("find_checkpoint", "load_checkpoint", "save_checkpoint"),
     "collate": ("CausalLMCollator",),
     "corpus": ("load_corpus",),
     "loop": (
@@ -55,6 +55,7 @@ MODULES = {
         "undisturbed",
     ),
     "loss": ("causal_lm_loss",),
+    "manifest": ("CheckpointError",),
     "modeling": ("load_model", "load_tokenizer", "new_model"),
     "optim": ("build_optimizer", "lr_at"),
     "precision": ("resolve_device", "resolve_precision"),

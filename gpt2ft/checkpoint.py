@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import itertools
 import json
-import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import safetensors.torch
-import torch
-import transformers
 
 from . import durable, snapshot
+from .manifest import (
+    MANIFEST,
+    MODEL_FILES,
+    CheckpointError,
+    read_json,
+    verify_checkpoint,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from .loop import TrainState
 
-FORMAT = 1
 NAME = re.compile(r"checkpoint-(\d+)")
 TEMPORARY, TRASH = ".saving-", ".trash-"
-MANIFEST, STATE = "manifest.json", "state.json"
+STATE = "state.json"
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
-MODEL_FILES = ("config.json", "model.safetensors")
-MAX_JSON_BYTES = 64 << 20
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used; the message says why."""
 
 
 def save_checkpoint(
@@ -47,10 +45,10 @@ def save_checkpoint(
     remain. `run` is recorded in the manifest. Raises `OSError` if the disk fails or is too small.
     """
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(output_dir)
     target = output_dir / f"checkpoint-{state.step}"
     trash = target.with_name(TRASH + target.name)
-    _check_space(output_dir, state)
+    check_space(output_dir, state)
     folder = durable.temporary_folder(output_dir, TEMPORARY)
     try:
         _write_model(folder, state.model, tokenizer)
@@ -59,8 +57,7 @@ def save_checkpoint(
         durable.write_tensors(folder / RNG, rng_tensors)
         values = {**snapshot.state_values(state), "random": rng_values}
         durable.write(folder / STATE, json.dumps(values).encode())
-        _write_manifest(folder, state.step, run or {})
-        durable.sync_folder(folder)
+        write_manifest(folder, state.step, run or {})
         if target.exists():  # a damaged one of the same step
             durable.delete(trash)
             durable.rename(target, trash)
@@ -78,12 +75,11 @@ def save_finished(output_dir: Path, state: TrainState, *, tokenizer: Any = None)
 
     The manifest goes first and comes last: a folder that has one is finished.
     """
-    _check_space(output_dir, state)
+    check_space(output_dir, state)
     folder = durable.temporary_folder(output_dir, TEMPORARY)
     try:
         _write_model(folder, state.model, tokenizer)
-        _write_manifest(folder, state.step, {})
-        durable.sync_folder(folder)
+        write_manifest(folder, state.step, {})
         durable.delete(output_dir / MANIFEST)
         durable.sync_folder(output_dir)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
@@ -100,7 +96,7 @@ def clear(output_dir: Path) -> None:
     for path in checkpoints(output_dir):
         _discard(path)
     try:
-        files = list(_read_json(output_dir / MANIFEST).get("files", {}))
+        files = list(read_json(output_dir / MANIFEST).get("files", {}))
     except CheckpointError:  # none, or a damaged one
         files = []
     for name in (MANIFEST, *files):
@@ -164,34 +160,9 @@ def find_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]]:
     return None, []
 
 
-def verify_checkpoint(path: Path) -> dict[str, Any]:
-    """Check every file against size and sha256 of the manifest, and return the manifest.
-
-    Raises `CheckpointError` with the first thing that is wrong. The hashes detect damage, not an
-    attacker.
-    """
-    manifest = _read_json(path / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {manifest.get('format')}, known is {FORMAT}")
-    files = manifest.get("files")
-    # The manifest has no hash of its own: what is missing in it is damage too.
-    if not isinstance(files, dict) or not files.keys() >= set(MODEL_FILES):
-        raise CheckpointError(f"{path / MANIFEST} is damaged, it lists no model")
-    for name, expected in files.items():
-        file, expected = path / name, expected if isinstance(expected, dict) else {}
-        if name != Path(name).name or file.is_symlink() or not file.is_file():
-            raise CheckpointError(f"{path} lacks {name}")
-        size, written = file.stat().st_size, expected.get("size")
-        if size != written:
-            raise CheckpointError(f"{file} has {size} bytes, {written} were written")
-        if durable.sha256(file) != expected.get("sha256"):
-            raise CheckpointError(f"{file} is damaged, its sha256 is not the one recorded")
-    return manifest
-
-
 def recorded_run(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` was given as `run`."""
-    run: dict[str, Any] = _read_json(path / MANIFEST).get("run", {})
+    run: dict[str, Any] = read_json(path / MANIFEST).get("run", {})
     return run
 
 
@@ -203,7 +174,7 @@ def load_checkpoint(path: str | Path, state: TrainState) -> None:
     """
     path, model = Path(path), cast(Any, state.model)
     try:
-        values = _read_json(path / STATE)
+        values = read_json(path / STATE)
         # from_pretrained: for some models transformers renames tensors between file and memory.
         saved, info = type(model).from_pretrained(
             path, dtype=model.dtype, use_safetensors=True, output_loading_info=True
@@ -218,39 +189,24 @@ def load_checkpoint(path: str | Path, state: TrainState) -> None:
         raise CheckpointError(f"{path} does not fit this run, {error}") from error
 
 
-def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
-    model.save_pretrained(folder, max_shard_size="1000GB")
-    if tokenizer is not None:
-        # Chat templates within tokenizer_config.json: a checkpoint has no folders.
-        tokenizer.save_pretrained(folder, save_jinja_files=False)
-
-
-def _write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
-    """Settle every file of the folder and record it."""
-    manifest = {
-        "format": FORMAT,
-        "step": step,
-        "run": dict(run),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "files": {path.name: durable.settle(path) for path in sorted(folder.iterdir())},
-    }
-    durable.write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    durable.settle(folder / MANIFEST)
-
-
-def _check_space(output_dir: Path, state: TrainState) -> None:
-    """Room for the model and its moments, and a fifth more."""
+def check_space(output_dir: Path, state: TrainState, *, checkpoints: int = 1) -> None:
+    """Raise `OSError` unless there is room for so many checkpoints, and a fifth more."""
     weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
     moments = sum(p.numel() * 8 for g in state.optimizer.param_groups for p in g["params"])
-    need, free = int(1.2 * (weights + moments)), durable.free_bytes(output_dir)
+    need = int(1.2 * checkpoints * (weights + moments))
+    free = durable.free_bytes(output_dir)
     if free < need:
         raise OSError(
-            f"{output_dir} has {free >> 20} MiB free, a checkpoint needs {need >> 20}, make room"
+            f"{output_dir} has {free >> 20} MiB free, saving needs {need >> 20} MiB, make room or "
+            "name another --output_dir"
         )
+
+
+def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
+    durable.write_by(model.save_pretrained, folder, max_shard_size="1000GB")
+    if tokenizer is not None:
+        # Chat templates within tokenizer_config.json: a checkpoint has no folders.
+        durable.write_by(tokenizer.save_pretrained, folder, save_jinja_files=False)
 
 
 def _rotate(output_dir: Path, newest: Path, keep: int) -> None:
@@ -286,15 +242,3 @@ def _discard(path: Path) -> None:
     durable.delete(trash)
     durable.rename(path, trash)
     durable.delete(trash)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.is_symlink() or path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} is a link or too large")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read, {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not an object")
-    return values

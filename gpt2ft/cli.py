@@ -16,6 +16,7 @@ from . import recipe as recipes
 from .config import GenerateConfig, TrainConfig
 from .flags import USAGE_ERROR, make_parser
 from .hub import HubUnavailableError, go_offline_if_unreachable
+from .stopping import Stopped, listening
 from .terminal import discard_output, printable, say, silence_libraries
 
 FAILED = 1
@@ -49,8 +50,9 @@ def main() -> NoReturn:
 
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """Fine-tune; returns the exit status."""
-    given = vars(make_parser(TrainConfig, "train").parse_args(arguments))
-    return _guarded(lambda: _train(given), debug=given.get("debug", False))
+    with listening():
+        given = vars(make_parser(TrainConfig, "train").parse_args(arguments))
+        return _guarded(lambda: _train(given), debug=given.get("debug", False))
 
 
 def generate_main(arguments: Sequence[str] | None = None) -> int:
@@ -206,11 +208,14 @@ def _writer(raw: bool) -> Callable[[str], None]:
 
 def _guarded(command: Callable[[], int], *, debug: bool) -> int:
     """Run a command; an error becomes one line on standard error, and an exit status."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
     try:
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(encoding="utf-8", errors="replace")
         return command()
+    except Stopped as stopped:
+        say(f"{stopped} while starting; nothing is lost, give the same command again")
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         print("gpt2ft: stopped", file=sys.stderr)
         return 130

@@ -96,6 +96,9 @@ class TrainConfig:
     """Warm-up as a fraction of all steps, used where warmup_steps is 0."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: fp16 on CUDA, bf16 on a CPU that multiplies it in hardware, else fp32."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """When loss or gradient is not finite, and it is no overflow that the gradient scaler deals
+    with: stop before the update, or skip the update and go on (at most 9 in a row)."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     seed: int = 42

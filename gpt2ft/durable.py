@@ -1,4 +1,8 @@
-"""File operations that last through a power failure. All that saving does to the disk is here."""
+"""File operations that last through a power failure. All that a run does to the disk is here.
+
+Each function that changes something is one operation: tests stop the process, or let it fail, at
+every one of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,10 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -20,36 +27,35 @@ def write(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Put a small file in the place of another: after a crash it is the old or the new, whole."""
-    new = path.with_name(f".{path.name}.new")
-    delete(new)
-    write(new, data)
-    settle(new)
-    rename(new, path)
-    sync_folder(path.parent)
+def append(path: Path, data: bytes) -> None:
+    """Add to a file; nothing makes it last, a crash may take some of it."""
+    with open(path, "ab") as file:
+        file.write(data)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """The same for tensors, as safetensors."""
-    safetensors.torch.save_file(tensors, path)
+    """Create a file of tensors, as safetensors. Raises `OSError`."""
+    try:
+        safetensors.torch.save_file(tensors, path)
+    except safetensors.SafetensorError as error:  # it has no errno
+        raise OSError(f"{path} cannot be written, {error}") from error
 
 
-def settle(path: Path) -> dict[str, int | str]:
-    """Bring a file to the disk for good; returns its size in bytes and its sha256."""
+def write_by(save: Callable[..., object], folder: Path, **options: Any) -> None:
+    """Let a library save its files into a folder. Raises `OSError`, whatever the library raises."""
+    try:
+        save(folder, **options)
+    except OSError:
+        raise
+    except Exception as error:  # tokenizers knows no other
+        raise OSError(f"{folder} cannot be written, {error}") from error
+
+
+def settle(path: Path) -> None:
+    """Bring a file's content to the disk for good."""
     path.chmod(0o666 & ~_umask())  # safetensors writes 0600
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-    return {"size": path.stat().st_size, "sha256": sha256(path)}
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while data := file.read(HASH_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
 
 
 def sync_folder(path: Path) -> None:
@@ -74,6 +80,14 @@ def delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """A folder, and those above it, unless they are there."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
 def temporary_folder(parent: Path, prefix: str) -> Path:
     """A new folder, in the same file system as what it will become."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -81,9 +95,33 @@ def temporary_folder(parent: Path, prefix: str) -> Path:
     return folder
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Put a small file in the place of another: after a crash it is the old or the new, whole."""
+    new = path.with_name(f".{path.name}.new")
+    delete(new)
+    write(new, data)
+    settle(new)
+    rename(new, path)
+    sync_folder(path.parent)
+
+
+def sha256(paths: Sequence[Path]) -> list[str]:
+    """Hash of each file's content, in hexadecimal; large ones side by side on several cores."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(_sha256, paths))
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that may still be written where the path is."""
     return shutil.disk_usage(path).free
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(HASH_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

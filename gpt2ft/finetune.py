@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,25 +13,18 @@ from . import checkpoint as checkpoints
 from . import durable, report
 from .building import Run, build, description
 from .config import TrainConfig
-from .loop import Evaluation, evaluate, train, undisturbed
+from .loop import StepResult, step_samples, train
+from .observation import Observation, noted, observe
 from .optim import lr_at
 from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
 from .recipe import settings_of, to_yaml
-from .sampling import stream
 from .stopping import Stop, Stopped, listening
 from .terminal import say
 
-SAMPLE_PROMPT_TOKENS = 16
-SAMPLE_NEW_TOKENS = 60
+WORDS_SHOWN = 16
 LEAST_SCALE = 2.0**-10
-
-
-@dataclass(frozen=True)
-class Observation:
-    """How the model does at one step: on held-out text, if there is any, and when it writes."""
-
-    evaluation: Evaluation | None = None
-    sample: str = ""
+METRICS = "metrics.jsonl"
+MAX_SKIPPED_IN_A_ROW = 10
 
 
 @dataclass(frozen=True)
@@ -43,6 +35,8 @@ class Session:
     output_dir: Path
     record: Mapping[str, Any]
     """What a checkpoint notes of settings and data, to refuse others when resuming."""
+    history: list[dict[str, Any]]
+    """What metrics.jsonl holds of the steps before this process."""
     log: report.TrainingReport
     stop: Stop
 
@@ -50,41 +44,74 @@ class Session:
 def finetune(config: TrainConfig) -> int:
     """Carry out a run; returns the exit status: 0, or 128 + signal if it was stopped.
 
-    Raises what its parts raise: `ValueError`, `OSError`, `CheckpointError`, `FloatingPointError`.
+    Raises what its parts raise: `ValueError`, `OSError`, `CheckpointError`, `FloatingPointError`;
+    and `Stopped` if a signal comes before there is something to save.
     """
     config.validate()
     output_dir = Path(config.output_dir)
-    checkpoint = starting_point(config, output_dir)
-    run = build(config, checkpoint)
-    record = {"config": settings_of(run.config), "data": run.digest}
-    if checkpoint:
-        refuse_changes(checkpoint, record)
-    say(description(run))
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with locked(output_dir), listening() as stop:
+    with listening() as stop:
+        checkpoint = starting_point(config, output_dir)
+        run = build(config, checkpoint)
+        record = {"config": settings_of(run.config), "data": run.digest, "steps": run.max_steps}
         if checkpoint:
-            _go_back(checkpoint, run, output_dir)
-        else:
-            refuse_to_overwrite(config, output_dir)  # again: building took a while
-            if config.overwrite_output_dir:
-                checkpoints.clear(output_dir)
-        durable.replace(output_dir / "config.yaml", to_yaml(run.config).encode())
-        metrics = output_dir / "metrics.jsonl"
-        if checkpoint and not metrics.exists():  # it goes on in another folder
-            report.copy_records(checkpoint.parent / metrics.name, metrics)
-        history = report.forget_after(metrics, run.state.step if checkpoint else -1)
-        log = report.TrainingReport(
-            metrics, run.state, max_steps=run.max_steps, logging_steps=config.logging_steps
-        )
-        session = Session(run, output_dir, record, log, stop)
-        try:
-            before = _observation(session, 0, history)
-            _train(session)
-            _finish(session, before, _observation(session, run.max_steps, history))
-        except Stopped as stopped:
-            return _stopped(session, stopped.signal)
-        finally:
-            log.close()
+            refuse_changes(checkpoint, record)
+        say(description(run))
+        durable.make_folder(output_dir)
+        with locked(output_dir), stop.postponed():
+            history = _prepare(config, run, checkpoint, output_dir)
+            log = report.TrainingReport(
+                output_dir / METRICS,
+                run.state,
+                max_steps=run.max_steps,
+                logging_steps=config.logging_steps,
+            )
+            session = Session(run, output_dir, record, history, log, stop)
+            try:
+                return _carry_out(session)
+            except Stopped as stopped:
+                return _stopped(session, stopped)
+            finally:
+                log.close()
+
+
+def _prepare(
+    config: TrainConfig, run: Run, checkpoint: Path | None, output_dir: Path
+) -> list[dict[str, Any]]:
+    """Make the folder ready, and the run; returns what was recorded before."""
+    metrics = output_dir / METRICS
+    if checkpoint:
+        _go_back(checkpoint, run, output_dir)
+        if not metrics.exists():  # it goes on in another folder
+            report.copy_records(checkpoint.parent / METRICS, metrics)
+    else:
+        refuse_to_overwrite(config, output_dir)  # again: building took a while
+        if config.overwrite_output_dir:
+            checkpoints.clear(output_dir)
+    saves = -(-(run.max_steps - run.state.step) // config.save_steps)
+    places = config.save_total_limit + 1 - len(checkpoints.checkpoints(output_dir))
+    checkpoints.check_space(output_dir, run.state, checkpoints=max(1, min(saves, places)))
+    durable.replace(output_dir / "config.yaml", to_yaml(run.config).encode())
+    return report.forget_after(metrics, run.state.step if checkpoint else -1)
+
+
+def _carry_out(session: Session) -> int:
+    """Observe, train, observe, and put the finished model in its place."""
+    run, step = session.run, session.run.state.step
+    before = _observation(session, 0)
+    if 0 < step < run.max_steps and step % (run.config.eval_steps or step + 1) == 0:
+        _observation(session, step)  # a signal may have come in the midst of it
+    _train(session)
+    after = _observation(session, run.max_steps)
+    session.stop.check()
+    checkpoints.save_finished(session.output_dir, run.state, tokenizer=run.tokenizer)
+    session.log.close()
+    say()
+    evaluations = (before.evaluation, after.evaluation)
+    say(report.card(*evaluations, samples=(before.sample, after.sample)))
+    say()
+    say(f"saved to {session.output_dir}")
+    folder = shlex.quote(str(session.output_dir))
+    say(f"generate: python generate.py -i --model_name_or_path {folder}")
     return 0
 
 
@@ -98,68 +125,12 @@ def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
         say(f"set aside: {path}")
 
 
-def _observation(session: Session, step: int, history: list[dict[str, Any]]) -> Observation:
+def _observation(session: Session, step: int) -> Observation:
     """The model at that step: as it was noted then, or as it is now if this is that step."""
-    for record in history:
-        if record["step"] == step and "sample" in record:
-            loss = record.get("eval_loss")
-            evaluation = Evaluation(loss, record["n_targets"]) if loss is not None else None
-            return Observation(evaluation, record["sample"])
-    return _observe(session) if session.run.state.step == step else Observation()
-
-
-def _observe(session: Session) -> Observation:
-    """Evaluate, sample and note both; the training run does not notice."""
-    run, stop = session.run, session.stop
-    session.log.flush()
-    with session.log.paused():
-        evaluation = _evaluate(run, stop) if run.held_out else None
-        sample = _sample(run, stop)
-    record: dict[str, Any] = {"step": run.state.step, "sample": sample}
-    if evaluation:
-        say(f"step {run.state.step:>6}  held-out {report.evaluation_line(evaluation)}")
-        record |= {
-            "eval_loss": evaluation.loss,
-            "eval_perplexity": evaluation.perplexity,
-            "n_targets": evaluation.n_targets,
-        }
-    session.log.record(record)
-    return Observation(evaluation, sample)
-
-
-def _evaluate(run: Run, stop: Stop) -> Evaluation:
-    """Loss on the held-out text, with a progress bar."""
-    assert run.held_out
-    with report.bar(len(run.held_out), "evaluating") as bar:
-
-        def on_batch() -> None:
-            bar.update()
-            stop.check()
-
-        return evaluate(
-            run.state.model, run.held_out, precision=run.state.precision, on_batch=on_batch
-        )
-
-
-def _sample(run: Run, stop: Stop) -> str:
-    """The beginning of a held-out sample, continued by the model."""
-    ids = (run.held_out or run.data).samples[0]["input_ids"][:SAMPLE_PROMPT_TOKENS]
-    prompt: str = run.tokenizer.decode(ids, skip_special_tokens=True)
-    pieces = []
-    with undisturbed(run.state.model):
-        for piece in stream(
-            run.state.model,
-            run.tokenizer,
-            prompt,
-            seed=run.state.seed,
-            max_new_tokens=SAMPLE_NEW_TOKENS,
-            temperature=0.8,
-            top_k=50,
-            autocast=run.state.precision.autocast,
-        ):
-            stop.check()
-            pieces.append(piece)
-    return prompt + "".join(pieces)
+    known = noted(session.history, step)
+    if known is None and session.run.state.step == step:
+        known = observe(session.run, log=session.log, stop=session.stop)
+    return known or Observation()
 
 
 def _train(session: Session) -> None:
@@ -167,6 +138,7 @@ def _train(session: Session) -> None:
     run, log = session.run, session.log
     state, config = run.state, run.config
     warmup_steps = config.warmup_steps or math.ceil(config.warmup_ratio * run.max_steps)
+    skipped_in_a_row = 0
     session.stop.check()
     for result in train(
         state,
@@ -183,25 +155,51 @@ def _train(session: Session) -> None:
         max_grad_norm=config.max_grad_norm,
     ):
         log.step(result, state)
-        if result.skipped:  # reads it back from the device
-            _check_scaler(run)
-        else:
+        # Reads it back from the device.
+        skipped_in_a_row = _skipped(session, result, skipped_in_a_row) if result.skipped else 0
+        if result.step == state.step:  # else it is tried again
             done = state.step >= run.max_steps
             if config.eval_steps and state.step % config.eval_steps == 0 and not done:
-                _observe(session)
+                observe(run, log=log, stop=session.stop)
             if state.step % config.save_steps == 0 or done:
                 _save(session)
         session.stop.check()
 
 
-def _check_scaler(run: Run) -> None:
-    """In fp16 an overflow is the scaler's to deal with, as long as it has scales left to try."""
-    scaler = run.state.scaler
-    if not scaler.is_enabled() or scaler.get_scale() < LEAST_SCALE:
+def _skipped(session: Session, result: StepResult, in_a_row: int) -> int:
+    """An update was not made; returns how many in a row nobody but `on_nonfinite` deals with.
+
+    In fp16 the scaler deals with a gradient that overflows, as long as it has scales left to try.
+    Raises `FloatingPointError` if the run is to stop.
+    """
+    run, scaler = session.run, session.run.state.scaler
+    exhausted = scaler.is_enabled() and scaler.get_scale() < LEAST_SCALE
+    if scaler.is_enabled() and result.loss.isfinite() and not exhausted:
+        return in_a_row
+    in_a_row += 1
+    what = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}, {_samples(run)}"
+    if run.config.on_nonfinite == "stop" or exhausted or in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        times = f", {in_a_row} times in a row" if in_a_row > 1 else ""
+        times += f", down to a scale of {scaler.get_scale():.1g}" if exhausted else ""
         raise FloatingPointError(
-            f"a gradient is not finite at step {run.state.step}, the weights are those before it; "
-            "try a lower --learning_rate, or go on from the last checkpoint"
+            f"not finite at step {result.step}{times}: {what}; this update was not made and the "
+            "last checkpoint is good, look at the samples, try a lower --learning_rate, or go on "
+            "without them with --resume --on_nonfinite skip"
         )
+    if not scaler.is_enabled():  # else the step has counted it
+        run.state.skipped_steps += 1
+    say(f"step {result.step:>6}  update skipped, not finite: {what}")
+    return in_a_row
+
+
+def _samples(run: Run) -> str:
+    """Which samples the last step was made of, and how the first begins."""
+    per_step = run.config.gradient_accumulation_steps
+    first = (run.state.batch - 1) // per_step * per_step
+    numbers = step_samples(run.data, run.state.epoch, range(first, run.state.batch))
+    words = run.tokenizer.decode(run.data.samples[numbers[0]]["input_ids"][:WORDS_SHOWN])
+    listed = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return f"samples {listed}, the first begins {words!r}"
 
 
 def _save(session: Session) -> None:
@@ -222,23 +220,10 @@ def _save(session: Session) -> None:
     say(f"saved {path}")
 
 
-def _finish(session: Session, before: Observation, after: Observation) -> None:
-    """Put the finished model in its place, and say where."""
-    run, output_dir = session.run, session.output_dir
-    checkpoints.save_finished(output_dir, run.state, tokenizer=run.tokenizer)
-    session.log.close()
-    say()
-    evaluations = (before.evaluation, after.evaluation)
-    say(report.card(*evaluations, samples=(before.sample, after.sample)))
-    say()
-    say(f"saved to {output_dir}")
-    say(f"generate: python generate.py -i --model_name_or_path {shlex.quote(str(output_dir))}")
-
-
-def _stopped(session: Session, number: int) -> int:
+def _stopped(session: Session, stopped: Stopped) -> int:
     """Save where the run stands, and say how to go on; returns the exit status."""
     run, log = session.run, session.log
-    done = f"stopped by {signal.Signals(number).name} after step {run.state.step}"
+    done = f"{stopped} after step {run.state.step}"
     if run.state.step:
         _save(session)
         log.close()
@@ -247,4 +232,4 @@ def _stopped(session: Session, number: int) -> int:
     else:
         log.close()
         say(f"{done}; nothing is lost, give the same command again")
-    return 128 + number
+    return 128 + stopped.signal

@@ -53,7 +53,7 @@ class TrainState:
     tokens: int = 0
     """Targets trained on."""
     skipped_steps: int = 0
-    """Updates that the gradient scaler skipped."""
+    """Updates not made, because loss or gradient was not finite."""
 
     @classmethod
     def create(
@@ -85,7 +85,7 @@ class StepResult:
     learning_rate: float
     """Of this step's update (of the first parameter group, where they differ)."""
     skipped: torch.Tensor
-    """Whether the gradient was not finite, and the weights were left as they were."""
+    """Whether loss or gradient was not finite, and the weights were left as they were."""
 
 
 class NoTargetsError(ValueError):
@@ -105,8 +105,8 @@ def train_step(
     The gradient is that of the mean over all targets of all micro-batches, so how they are divided
     does not matter; its norm is cut down to `max_grad_norm`. The model must be in training mode.
     `learning_rate` is for all parameter groups, None leaves theirs. `loss_fn` maps model and batch
-    to a summed loss and the count to divide by. A gradient that is not finite is never applied; in
-    fp16 such a step does not count, otherwise it does, and `skipped` says so. Raises
+    to a summed loss and the count to divide by. Where loss or gradient is not finite, no update is
+    made; in fp16 such a step does not count, otherwise it does, and `skipped` says so. Raises
     `NoTargetsError` if all labels are masked.
     """
     optimizer, scaler, device = state.optimizer, state.scaler, state.precision.device
@@ -124,7 +124,9 @@ def train_step(
         batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
         with state.precision.autocast():
             batch_loss, batch_targets = loss_fn(state.model, batch)
-        scaler.scale(batch_loss / n_labels).backward()
+        # An infinite loss may have a finite gradient: it must not, or it would be learned.
+        finite = torch.where(torch.isfinite(batch_loss), 1.0, torch.nan)
+        scaler.scale(batch_loss * finite / n_labels).backward()
         loss_sum += batch_loss.detach()
         n_targets += batch_targets
 
@@ -152,7 +154,7 @@ def train_step(
 
 
 def _update(state: TrainState, skipped: torch.Tensor) -> None:
-    """The optimizer's update and the scaler's, unless the gradient is not finite."""
+    """The optimizer's update and the scaler's, unless it is to be skipped."""
     optimizer = state.optimizer
     if state.scaler.is_enabled():
         state.scaler.step(optimizer)  # knows from unscaling whether to skip
@@ -221,7 +223,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        return math.inf if self.loss > 700 else math.exp(self.loss)
 
 
 @contextlib.contextmanager

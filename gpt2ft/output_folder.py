@@ -13,6 +13,7 @@ import filelock
 
 from . import checkpoint as checkpoints
 from .config import TrainConfig
+from .manifest import MODEL_FILES, verify_checkpoint
 from .recipe import HEADER, changed_settings
 from .terminal import say
 
@@ -29,7 +30,7 @@ def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
         refuse_to_overwrite(config, output_dir)
         return None
     if config.resume != "auto":
-        checkpoints.verify_checkpoint(Path(config.resume))
+        verify_checkpoint(Path(config.resume))
         return Path(config.resume)
     path, reasons = checkpoints.find_checkpoint(output_dir)
     for reason in reasons:
@@ -55,7 +56,7 @@ def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
         raise ValueError(f"--output_dir {output_dir} holds an unfinished run, {ways}")
     settings = output_dir / "config.yaml"
     ours = settings.is_file() and settings.read_bytes().startswith(HEADER.encode())
-    for name in (*checkpoints.MODEL_FILES, *(() if ours else ("config.yaml",))):
+    for name in (*MODEL_FILES, *(() if ours else ("config.yaml",))):
         if (output_dir / name).exists():
             raise ValueError(
                 f"--output_dir {output_dir} holds a {name} that is not of a run, name another "
@@ -69,6 +70,8 @@ def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
     changes = changed_settings(saved.get("config", {}), record["config"])
     if saved.get("data") != record["data"]:
         changes.append("the tokens of the corpus are others")
+    if record["steps"] < saved.get("steps", 0):
+        changes.append(f"steps: {saved['steps']} then, {record['steps']} now, they may only grow")
     if changes:
         raise ValueError(f"--resume with another configuration, {'; '.join(changes)}")
 

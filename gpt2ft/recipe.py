@@ -28,7 +28,7 @@ ALTERNATIVES = (
 # decides is compared itself (the tokens), or changing it is the point of resuming.
 MAY_CHANGE_ON_RESUME = frozenset(
     {
-        *("output_dir", "device", "max_steps", "num_train_epochs"),
+        *("output_dir", "device", "max_steps", "num_train_epochs", "on_nonfinite"),
         *("logging_steps", "eval_steps", "save_steps", "save_total_limit"),
         *("per_device_eval_batch_size", "max_eval_samples", "preprocessing_num_workers"),
         *("dataset_name", "dataset_config_name", "dataset_split", "text_column"),

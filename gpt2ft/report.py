@@ -90,8 +90,10 @@ class TrainingReport:
         self.flush()
         if not self._window:
             return
-        n_targets = sum(record["n_targets"] for record in self._window)
-        mean = sum(record["loss"] * record["n_targets"] for record in self._window) / n_targets
+        finite = [record for record in self._window if math.isfinite(record["loss"])]
+        n_targets = sum(record["n_targets"] for record in finite)
+        loss_sum = sum(record["loss"] * record["n_targets"] for record in finite)
+        mean = loss_sum / n_targets if n_targets else math.nan
         skipped = sum(record["skipped"] for record in self._window)
         last = self._window[-1]
         left = (self._max_steps - state.step) * self._seconds() / len(self._window)
@@ -112,14 +114,8 @@ class TrainingReport:
         self._since = (self._since[0] + time.monotonic() - start, self._since[1])
 
     def record(self, *records: dict[str, Any]) -> None:
-        """Append to metrics.jsonl; what is not finite, which JSON has no number for, as null."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            for record in records:
-                finite = {
-                    name: None if isinstance(value, float) and not math.isfinite(value) else value
-                    for name, value in record.items()
-                }
-                file.write(json.dumps(finite, ensure_ascii=False) + "\n")
+        """Append to metrics.jsonl."""
+        durable.append(self._path, "".join(_line(record) for record in records).encode())
 
     def close(self) -> None:
         """Record what is left, and remove the bar."""
@@ -145,16 +141,24 @@ def forget_after(path: Path, step: int) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in path.read_bytes().split(b"\n"):
         try:
             record = json.loads(line)
-        except ValueError:  # half a line, from a crash
+        except ValueError:  # half a line, or half a character, from a crash
             continue
         if isinstance(record, dict) and record.get("step", step + 1) <= step:
             kept.append(record)
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
-    durable.replace(path, "".join(lines).encode())
+    durable.replace(path, "".join(_line(record) for record in kept).encode())
     return kept
+
+
+def _line(record: dict[str, Any]) -> str:
+    """A record as a line of JSON; what is not finite, which JSON has no number for, as null."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(finite, ensure_ascii=False) + "\n"
 
 
 def evaluation_line(evaluation: Evaluation) -> str:

@@ -10,29 +10,47 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop, by that signal.
+
+    Not an `Exception`: it may come in the middle of a library that would carry on after one.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signal).name}"
+
+
 class Stop:
-    """Whether a signal has come. The first is noted here; a second ends the process."""
+    """What the first signal does: it interrupts, or where work must be finished, it is noted."""
 
     signal: int | None = None
+    _postponed = False
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler."""
+        """Signal handler. The next signal ends the process."""
         self.signal = number
         for other in SIGNALS:
             signal.signal(other, signal.SIG_DFL)
+        if not self._postponed:
+            raise Stopped(number)
+
+    @contextlib.contextmanager
+    def postponed(self) -> Iterator[None]:
+        """From here to the end of the block a signal waits for `check`."""
+        self._postponed = True
+        try:
+            yield
+        finally:
+            self._postponed = False
 
     def check(self) -> None:
         """Raise `Stopped` if a signal has come: where the state is whole."""
         if self.signal is not None:
             raise Stopped(self.signal)
-
-
-class Stopped(Exception):
-    """The run was asked to stop, by that signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.signal = number
 
 
 @contextlib.contextmanager

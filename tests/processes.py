@@ -98,9 +98,10 @@ def _command(script, arguments, cwd, streams, env, prepare):
     for number, path in enumerate(streams):
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND
         os.dup2(os.open(path, flags), number)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, mode, encoding="utf-8", closefd=False)
+        for number, mode in enumerate(("r", "w", "w"))
+    )
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv = [script, *arguments]

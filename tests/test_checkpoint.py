@@ -23,7 +23,7 @@ from gpt2ft import (
     train,
 )
 from gpt2ft import checkpoint as checkpoints
-from gpt2ft.checkpoint import CheckpointError, verify_checkpoint
+from gpt2ft.manifest import CheckpointError, verify_checkpoint
 from gpt2ft.precision import Precision
 
 FP32 = Precision(torch.device("cpu"), None)
@@ -297,7 +297,7 @@ def test_when_the_disk_fails_the_older_checkpoints_stay(operation, saved, monkey
 def test_a_disk_too_small_is_noticed_before_writing(saved, monkeypatch):
     folder, state = saved
     monkeypatch.setattr(durable, "free_bytes", lambda _: 1000)
-    with pytest.raises(OSError, match="0 MiB free, a checkpoint needs"):
+    with pytest.raises(OSError, match="0 MiB free, saving needs"):
         save_checkpoint(folder, state)
 
 

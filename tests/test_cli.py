@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pexpect
 import pytest
@@ -298,7 +297,8 @@ def test_a_real_process_stopped_and_resumed(number, finished, tmp_path):
         done = process.finish()
     if number == signal.SIGINT:
         assert done.returncode == 130
-        assert done.stdout.splitlines()[-1].endswith("to go on: python train.py --output_dir out --resume")
+        last_line = done.stdout.splitlines()[-1]
+        assert last_line.endswith("to go on: python train.py --output_dir out --resume")
     else:
         assert done.returncode == -signal.SIGKILL
 

@@ -1,6 +1,7 @@
 """Whole runs, in this process: pytest tests/test_finetune.py"""
 
 import hashlib
+import itertools
 import json
 import signal
 
@@ -8,12 +9,14 @@ import pytest
 import torch
 import transformers
 import yaml
+from safetensors.torch import load_file
 
 from gpt2ft import building, loop
 from gpt2ft import finetune as story
-from gpt2ft.checkpoint import CheckpointError, find_checkpoint
+from gpt2ft.checkpoint import find_checkpoint
 from gpt2ft.config import TrainConfig
 from gpt2ft.finetune import finetune
+from gpt2ft.manifest import CheckpointError
 from gpt2ft.output_folder import locked
 from gpt2ft.recipe import load_recipe
 
@@ -241,15 +244,85 @@ def test_updates_the_scaler_skips_are_only_noted(settings, tmp_path, with_scaler
     assert not (tmp_path / "out" / "checkpoint-0").exists()
 
 
-def test_a_gradient_that_overflows_at_any_scale_ends_the_run(settings, with_scaler, monkeypatch):
-    def nan_loss(model, batch):
-        loss_sum, n_targets = loop.causal_lm_loss(model, batch)
-        return loss_sum * float("nan"), n_targets
+def broken(monkeypatch, spoil, batches):
+    """From here on `spoil` is done to the loss of these micro-batches, by their number."""
+    usual, count = loop.causal_lm_loss, itertools.count()
 
+    def loss_fn(model, batch):
+        loss_sum, n_targets = usual(model, batch)
+        return (spoil(loss_sum) if next(count) in batches else loss_sum), n_targets
+
+    monkeypatch.setattr(story, "train", lambda *a, **k: loop.train(*a, **k, loss_fn=loss_fn))
+
+
+def nan(loss):
+    return loss * float("nan")
+
+
+def infinite(loss):
+    """With the gradient that it had."""
+    return loss + float("inf")
+
+
+def steep(loss):
+    """A good loss, whose gradient is not finite."""
+    return loss + torch.sqrt(loss * 0)
+
+
+def test_a_gradient_that_overflows_at_any_scale_ends_the_run(settings, with_scaler, monkeypatch):
     with_scaler(init_scale=4.0)
-    monkeypatch.setattr(story, "train", lambda *a, **k: loop.train(*a, **k, loss_fn=nan_loss))
-    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+    broken(monkeypatch, steep, range(1000))
+    with pytest.raises(FloatingPointError, match=r"step 1, down to a scale of 0\.0005: loss 5\."):
+        finetune(TrainConfig(**settings, on_nonfinite="skip"))
+
+
+@pytest.mark.parametrize("scaler", [False, True])
+@pytest.mark.parametrize("spoil", [nan, infinite, steep])
+def test_what_is_not_finite_stops_the_run_before_the_update(
+    spoil, scaler, settings, tmp_path, with_scaler, monkeypatch
+):
+    """Names the step, the samples and their first words; a scaler owns only its overflows."""
+    if scaler:
+        with_scaler(init_scale=4.0)
+    broken(monkeypatch, spoil, [12])  # the first micro-batch of step 7
+    if scaler and spoil is steep:
+        assert finetune(TrainConfig(**settings)) == 0
+        assert len([r for r in records(tmp_path / "out") if r.get("skipped")]) == 1
+        return
+    text = r"not finite at step 7: loss \S+, gradient norm nan, samples \d+(, \d+){7}, the first "
+    with pytest.raises(FloatingPointError, match=text + r"begins '.*'; .*--on_nonfinite skip"):
         finetune(TrainConfig(**settings))
+    last, _ = find_checkpoint(tmp_path / "out")
+    assert last.name == "checkpoint-4"
+    steps = [record for record in records(tmp_path / "out") if "loss" in record]
+    assert steps[-1]["skipped"] is True and steps[-1]["grad_norm"] is None
+
+
+@pytest.mark.parametrize("scaler", [False, True])
+def test_asked_to_skip_it_counts_and_goes_on(
+    scaler, settings, tmp_path, with_scaler, monkeypatch, capsys
+):
+    """Here from the last checkpoint on, as the error advises; the last step is spoiled as well."""
+    if scaler:
+        with_scaler(init_scale=4.0)
+    broken(monkeypatch, nan, [12])
+    with pytest.raises(FloatingPointError):
+        finetune(TrainConfig(**settings))
+    broken(monkeypatch, nan, [4, 5, 15])  # steps 7 and 12
+    assert finetune(TrainConfig(**settings, on_nonfinite="skip", resume="auto")) == 0
+    last, _ = find_checkpoint(tmp_path / "out")
+    assert last.name == "checkpoint-12"
+    assert json.loads((last / "state.json").read_text())["skipped_steps"] == 2
+    assert all(torch.isfinite(t).all() for t in load_file(last / "model.safetensors").values())
+    shown = capsys.readouterr().out
+    assert shown.count("update skipped, not finite: loss nan") == shown.count("  skipped 1") == 2
+    assert "loss nan  lr" not in shown  # the mean is that of the others
+
+
+def test_ten_in_a_row_are_too_many(settings, monkeypatch):
+    broken(monkeypatch, nan, range(4, 24))
+    with pytest.raises(FloatingPointError, match="at step 12, 10 times in a row: loss nan"):
+        finetune(TrainConfig(**settings, on_nonfinite="skip"))
 
 
 def test_resuming_needs_something_to_resume(settings, tmp_path):
@@ -270,25 +343,6 @@ def test_a_folder_in_use_is_refused(settings, tmp_path):
 def _made(path):
     path.mkdir()
     return path
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_with_good_weights(settings, tmp_path, monkeypatch):
-    usual = loop.causal_lm_loss
-    calls = []
-
-    def breaks(model, batch):
-        calls.append(1)
-        loss_sum, n_targets = usual(model, batch)
-        return loss_sum * (float("nan") if len(calls) > 12 else 1.0), n_targets
-
-    def train(*arguments, **keywords):
-        return loop.train(*arguments, **keywords, loss_fn=breaks)
-
-    monkeypatch.setattr(story, "train", train)
-    with pytest.raises(FloatingPointError, match="not finite at step 7"):
-        finetune(TrainConfig(**settings))
-    path, _ = find_checkpoint(tmp_path / "out")
-    assert path.name == "checkpoint-4"
 
 
 @pytest.mark.parametrize(
@@ -363,10 +417,3 @@ def test_a_run_started_meanwhile_is_not_written_over(settings, tmp_path, monkeyp
     with pytest.raises(ValueError, match="holds a finished run"):
         finetune(TrainConfig(**settings))
     assert load_recipe(str(tmp_path / "out" / "config.yaml"))["seed"] == 7
-
-
-def test_what_led_to_an_end_is_recorded(settings, tmp_path):
-    with pytest.raises(FloatingPointError):
-        finetune(TrainConfig(**{**settings, "learning_rate": 1e30, "logging_steps": 100}))
-    steps = [record for record in records(tmp_path / "out") if "loss" in record]
-    assert steps[-1]["skipped"] is True and steps[-1]["grad_norm"] is None

@@ -1,0 +1,91 @@
+"""The list of a folder's files with size and hash: by it a checkpoint is known to be whole."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from . import durable
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MODEL_FILES = ("config.json", "model.safetensors")
+MAX_JSON_BYTES = 64 << 20
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used; the message says why."""
+
+
+def write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
+    """Settle every file of the folder, record them, and settle the record.
+
+    `run` is what else to note. The folder's names are synced last: then all of it lasts.
+    """
+    paths = sorted(folder.iterdir())
+    for path in paths:
+        durable.settle(path)
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "run": dict(run),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "files": {
+            path.name: {"size": path.stat().st_size, "sha256": digest}
+            for path, digest in zip(paths, durable.sha256(paths), strict=True)
+        },
+    }
+    durable.write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    durable.settle(folder / MANIFEST)
+    durable.sync_folder(folder)
+
+
+def verify_checkpoint(path: Path) -> dict[str, Any]:
+    """Check every file against size and sha256 of the manifest, and return the manifest.
+
+    Raises `CheckpointError` with the first thing that is wrong. The hashes detect damage, not an
+    attacker.
+    """
+    manifest = read_json(path / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {manifest.get('format')}, known is {FORMAT}")
+    files = manifest.get("files")
+    # The manifest has no hash of its own: what is missing in it is damage too.
+    if not isinstance(files, dict) or not files.keys() >= set(MODEL_FILES):
+        raise CheckpointError(f"{path / MANIFEST} is damaged, it lists no model")
+    expected = {n: entry if isinstance(entry, dict) else {} for n, entry in files.items()}
+    for name, entry in expected.items():
+        file = path / name
+        if name != Path(name).name or file.is_symlink() or not file.is_file():
+            raise CheckpointError(f"{path} lacks {name}")
+        size, written = file.stat().st_size, entry.get("size")
+        if size != written:
+            raise CheckpointError(f"{file} has {size} bytes, {written} were written")
+    digests = durable.sha256([path / name for name in expected])
+    for (name, entry), digest in zip(expected.items(), digests, strict=True):
+        if digest != entry.get("sha256"):
+            raise CheckpointError(f"{path / name} is damaged, its sha256 is not the one recorded")
+    return manifest
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file that is real and not too large. Raises `CheckpointError`."""
+    try:
+        if path.is_symlink() or path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} is a link or too large")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read, {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is not an object")
+    return values
