@@ -18,7 +18,7 @@ from .collate import CausalLMCollator
 from .config import TrainConfig
 from .corpus import Corpus, load_corpus
 from .loop import TrainState
-from .optim import build_optimizer
+from .optim import build_optimizer, lr_at
 from .precision import resolve_device, resolve_precision
 from .tokens import Batches, Blocks, Rows, tokenize
 
@@ -40,6 +40,26 @@ class Run:
     """Whether documents packed into one block do not see each other."""
     saved_step: int = -1
     """Step of the newest checkpoint this process saved or loaded."""
+
+    def loop_settings(self) -> dict[str, Any]:
+        """How `loop.train` is to train it."""
+        config = self.config
+        warmup_steps = config.warmup_steps or math.ceil(config.warmup_ratio * self.max_steps)
+
+        def learning_rate(step: int) -> float:
+            return lr_at(
+                step,
+                max_steps=self.max_steps,
+                learning_rate=config.learning_rate,
+                warmup_steps=warmup_steps,
+                schedule=config.lr_scheduler_type,
+            )
+
+        return {
+            "gradient_accumulation_steps": config.gradient_accumulation_steps,
+            "learning_rate": learning_rate,
+            "max_grad_norm": config.max_grad_norm,
+        }
 
 
 def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:

@@ -36,13 +36,17 @@ CHOICES = (
 
 
 def main() -> NoReturn:
-    """The installed command: `gpt2ft train ...`, `gpt2ft generate ...`."""
-    commands = {"train": train_main, "generate": generate_main}
+    """The installed command: `gpt2ft train ...`, `generate ...`, `verify-resume ...`."""
+    commands = {
+        "train": train_main,
+        "generate": generate_main,
+        "verify-resume": verify_resume_main,
+    }
     if len(sys.argv) > 1 and sys.argv[1] in commands:
         sys.exit(commands[sys.argv[1]](sys.argv[2:]))
     wants_help = sys.argv[1:] in (["-h"], ["--help"])
     print(
-        "usage: gpt2ft train|generate [options], see gpt2ft train --help",
+        f"usage: gpt2ft {'|'.join(commands)} [options], see gpt2ft train --help",
         file=sys.stdout if wants_help else sys.stderr,
     )
     sys.exit(0 if wants_help else USAGE_ERROR)
@@ -61,21 +65,57 @@ def generate_main(arguments: Sequence[str] | None = None) -> int:
     return _guarded(lambda: _generate(given), debug=given.get("debug", False))
 
 
+def verify_resume_main(arguments: Sequence[str] | None = None) -> int:
+    """Try whether a run stopped and resumed ends the same; returns the exit status."""
+    parser = make_parser(TrainConfig, "verify-resume")
+    parser.description = (
+        "Whether resuming is exact, tried with the settings of a run; nothing is kept."
+    )
+    text = "optimizer steps before the stop, and again after it (default: 3)"
+    parser.add_argument("--steps", type=int, default=3, metavar="N", help=text)
+    with listening():
+        given = vars(parser.parse_args(arguments))
+        return _guarded(lambda: _verify_resume(given), debug=given.get("debug", False))
+
+
 class UsageError(ValueError):
     """What was asked for does not make sense; nothing was done."""
 
 
 def _train(given: dict[str, Any]) -> int:
+    def command(config: TrainConfig) -> int:
+        from .finetune import finetune
+
+        return finetune(config)
+
+    return _with_fallback(given, command)
+
+
+def _verify_resume(given: dict[str, Any]) -> int:
+    steps = given.pop("steps")
+    if steps < 1:
+        raise UsageError(f"--steps is {steps}, give a number >= 1")
+    if "resume" in given:
+        raise UsageError("--resume is for train, verify-resume resumes a run of its own, leave it")
+
+    def command(config: TrainConfig) -> int:
+        from .verify_resume import verify_resume
+
+        return verify_resume(config, steps=steps)
+
+    return _with_fallback(given, command)
+
+
+def _with_fallback(given: dict[str, Any], command: Callable[[TrainConfig], int]) -> int:
+    """The command on the run asked for, or on the quickstart if none was and the hub is away."""
     config = _train_config(given)
     hub_names = [] if config.model_type else [config.model_name_or_path]
     if config.dataset_name != "python-reference":
         hub_names.append(config.dataset_name)
     _ask_hub_once([*hub_names, config.tokenizer_name])
-    from .finetune import finetune
-
     silence_libraries()
     try:
-        return finetune(config)
+        return command(config)
     except HubUnavailableError as error:
         if any(name in given for name in CHOICES):
             raise
@@ -83,7 +123,7 @@ def _train(given: dict[str, Any]) -> int:
         say(f"gpt2ft: {error}")
         recipe, folder = recipes.FALLBACK_RECIPE, config.output_dir
         say(f"gpt2ft: running the recipe {recipe} instead, into {folder}")
-        return finetune(config)
+        return command(config)
 
 
 def _train_config(given: dict[str, Any]) -> TrainConfig:
@@ -214,7 +254,7 @@ def _guarded(command: Callable[[], int], *, debug: bool) -> int:
                 stream.reconfigure(encoding="utf-8", errors="replace")
         return command()
     except Stopped as stopped:
-        say(f"{stopped} while starting; nothing is lost, give the same command again")
+        say(f"{stopped}; nothing is lost, give the same command again")
         return 128 + stopped.signal
     except KeyboardInterrupt:
         print("gpt2ft: stopped", file=sys.stderr)

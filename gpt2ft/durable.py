@@ -80,11 +80,16 @@ def delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def create_folder(path: Path) -> None:
+    """A folder, unless it is there."""
+    path.mkdir(exist_ok=True)
+
+
 def make_folder(path: Path) -> None:
-    """A folder, and those above it, unless they are there."""
+    """A folder that lasts, and those above it."""
     if not path.is_dir():
         make_folder(path.parent)
-        path.mkdir(exist_ok=True)
+        create_folder(path)
         sync_folder(path.parent)
 
 

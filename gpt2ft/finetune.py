@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from .building import Run, build, description
 from .config import TrainConfig
 from .loop import StepResult, step_samples, train
 from .observation import Observation, noted, observe
-from .optim import lr_at
 from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
 from .recipe import settings_of, to_yaml
 from .stopping import Stop, Stopped, listening
@@ -137,23 +135,9 @@ def _train(session: Session) -> None:
     """The loop, and what is done between its steps."""
     run, log = session.run, session.log
     state, config = run.state, run.config
-    warmup_steps = config.warmup_steps or math.ceil(config.warmup_ratio * run.max_steps)
     skipped_in_a_row = 0
     session.stop.check()
-    for result in train(
-        state,
-        run.data,
-        max_steps=run.max_steps,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        learning_rate=lambda step: lr_at(
-            step,
-            max_steps=run.max_steps,
-            learning_rate=config.learning_rate,
-            warmup_steps=warmup_steps,
-            schedule=config.lr_scheduler_type,
-        ),
-        max_grad_norm=config.max_grad_norm,
-    ):
+    for result in train(state, run.data, max_steps=run.max_steps, **run.loop_settings()):
         log.step(result, state)
         # Reads it back from the device.
         skipped_in_a_row = _skipped(session, result, skipped_in_a_row) if result.skipped else 0

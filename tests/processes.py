@@ -9,21 +9,20 @@ import os
 import runpy
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2ft import cli
+from gpt2ft.terminal import silence_libraries
 
 ROOT = Path(__file__).parent.parent
-PRELOADED = (
-    *("gpt2ft.finetune", "gpt2ft.repl", "gpt2ft.sampling", "gpt2ft.verify_resume"),
-    *("transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama"),
-)
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool would not survive the fork
+os.environ["PYTHONPATH"] = str(ROOT)  # the server does not inherit sys.path
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload([__name__, *PRELOADED])
+context.set_forkserver_preload(["tests.preloaded"])
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,16 @@ class Started:
         return self._out.read_text(encoding="utf-8", errors="replace")  # perhaps half a character
 
 
+def settle_down():
+    """In a new process: one thread, and nothing that outlives its being killed."""
+    import torch
+    from tqdm import tqdm
+
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # else a semaphore, which a killed process leaves behind
+    silence_libraries()
+
+
 def _command(script, arguments, cwd, streams, env, prepare):
     """In the new process: what a shell does before it starts a program, then the program."""
     for number, path in enumerate(streams):
@@ -105,6 +114,7 @@ def _command(script, arguments, cwd, streams, env, prepare):
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv = [script, *arguments]
+    settle_down()
     if prepare is not None:
         prepare()
     if script == "gpt2ft":  # the installed command

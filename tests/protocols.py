@@ -1,0 +1,197 @@
+"""A run of eight steps that saves every second one: with our checkpoints, and with two controls.
+
+It goes on from what it finds in its folder. Dropout, accumulation, documents packed into blocks,
+an end of an epoch, and a gradient scaler that overflows are all in it.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+
+from gpt2ft import (
+    Batches,
+    Blocks,
+    CausalLMCollator,
+    TrainState,
+    build_optimizer,
+    durable,
+    manifest,
+    observation,
+    snapshot,
+    tokenize,
+    train,
+)
+from gpt2ft import checkpoint as checkpoints
+from gpt2ft.config import TrainConfig
+from gpt2ft.finetune import finetune
+from gpt2ft.precision import Precision
+from tests.tiny import byte_tokenizer, tiny_gpt2
+
+STEPS, SAVE_STEPS, SEED = 8, 2, 11
+TEXTS = [f"{i}: a text of some length, like {'others' * (i % 3)}" for i in range(30)]
+TOKENIZER = byte_tokenizer()
+
+
+def make_state(seed=0):
+    """Step 0: a model with dropout, and a scaler that overflows at first and after each growth."""
+    model = tiny_gpt2(dropout=0.2, seed=seed)
+    optimizer = build_optimizer(model, learning_rate=1e-2, weight_decay=0.1)
+    precision = Precision(torch.device("cpu"), None)
+    state = TrainState.create(model, optimizer, precision=precision, seed=SEED)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=2)
+    return state
+
+
+def make_data():
+    """Fourteen micro-batches an epoch, three a step: an epoch of five steps."""
+    store = tokenize(Dataset.from_dict({"text": TEXTS}), TOKENIZER)
+    blocks = Blocks(store, 24, limit=42)
+    return Batches(blocks, CausalLMCollator(pad_token_id=0), batch_size=3, seed=SEED)
+
+
+def steps(state, data, max_steps=STEPS):
+    """The loop of the run."""
+    return train(
+        state,
+        data,
+        max_steps=max_steps,
+        gradient_accumulation_steps=3,
+        learning_rate=lambda step: 1e-2 / (step + 1),
+        max_grad_norm=1.0,
+    )
+
+
+def fingerprint(state):
+    """sha256 of weights, moments, counters and scaler."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.model.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    for name, tensor in sorted(snapshot.optimizer_tensors(state).items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    counters = (state.step, state.epoch, state.batch, state.tokens, state.skipped_steps)
+    digest.update(repr((counters, state.scaler.state_dict())).encode())
+    return digest.hexdigest()
+
+
+def save_ours(folder, state):
+    checkpoints.save_checkpoint(folder, state, tokenizer=TOKENIZER)
+
+
+def resume_ours(folder, state):
+    path, _ = checkpoints.find_checkpoint(folder)
+    if path:
+        checkpoints.load_checkpoint(path, state)
+
+
+def save_in_place(folder, state):
+    """Control: one file, written over, as in most scripts."""
+    values = {
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "values": snapshot.state_values(state),
+        "random": torch.get_rng_state(),
+    }
+    durable.make_folder(folder)
+    durable.write_by(lambda folder: torch.save(values, folder / "checkpoint.pt"), folder)
+
+
+def resume_in_place(folder, state):
+    if not (folder / "checkpoint.pt").exists():
+        return
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state.model.load_state_dict(saved["model"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    _restore_values(state, saved["values"])
+    torch.set_rng_state(saved["random"])
+
+
+def save_newest(folder, state):
+    """Control: a folder a step, written where it is to be, as the Trainer does; the newest wins."""
+    target = folder / f"checkpoint-{state.step}"
+    durable.make_folder(target)
+    durable.write_by(state.model.save_pretrained, target)
+    durable.write_tensors(target / "optimizer.safetensors", snapshot.optimizer_tensors(state))
+    durable.write_tensors(target / "rng.safetensors", snapshot.random_states()[0])
+    values = {**snapshot.state_values(state), "random": snapshot.random_states()[1]}
+    durable.write(target / "state.json", json.dumps(values).encode())
+    for older in checkpoints.checkpoints(folder)[2:]:
+        durable.delete(older)
+
+
+def resume_newest(folder, state):
+    found = checkpoints.checkpoints(folder)
+    if found:
+        checkpoints.load_checkpoint(found[0], state)
+
+
+def _restore_values(state, values):
+    for name in snapshot.COUNTERS:
+        setattr(state, name, values[name])
+    state.scaler.load_state_dict(values["scaler"])
+
+
+PROTOCOLS = {
+    "ours": (save_ours, resume_ours),
+    "torch.save in place": (save_in_place, resume_in_place),
+    "newest folder wins": (save_newest, resume_newest),
+}
+
+
+def run(name, folder, committed=lambda step: None):
+    """Go on from what is in the folder to the last step; returns (step it went on from, hash)."""
+    if name == "finetune":
+        return run_finetune(folder, committed)
+    save, resume = PROTOCOLS[name]
+    data, state = make_data(), make_state()
+    torch.manual_seed(5)
+    resume(Path(folder), state)
+    start = state.step
+    for result in steps(state, data):
+        if result.step == state.step and state.step % SAVE_STEPS == 0:
+            save(Path(folder), state)
+            committed(state.step)
+    return start, fingerprint(state)
+
+
+def run_finetune(folder, committed):
+    """The same of a whole run, as `train.py` carries it out: settings, records, finished model."""
+    place, starts = folder.parent, [0]
+    if not (place / "text.txt").exists():
+        tiny_gpt2(dropout=0.2).save_pretrained(place / "model")
+        TOKENIZER.save_pretrained(place / "model")
+        (place / "text.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    save, load = checkpoints.save_checkpoint, checkpoints.load_checkpoint
+
+    def save_and_note(output_dir, state, **options):
+        path = save(output_dir, state, **options)
+        committed(state.step)
+        return path
+
+    def load_and_note(path, state):
+        load(path, state)
+        starts.append(state.step)
+
+    checkpoints.save_checkpoint, checkpoints.load_checkpoint = save_and_note, load_and_note
+    observation.SAMPLE_NEW_TOKENS = 2
+    config = TrainConfig(
+        model_name_or_path=str(place / "model"),
+        train_file=[str(place / "text.txt")],
+        output_dir=str(folder),
+        block_size=24,
+        per_device_train_batch_size=3,
+        gradient_accumulation_steps=2,
+        max_steps=6,
+        save_steps=SAVE_STEPS,
+        logging_steps=1,
+        learning_rate=1e-2,
+        precision="fp32",
+        resume="auto" if checkpoints.checkpoints(folder) else None,
+    )
+    finetune(config)
+    manifest.verify_checkpoint(folder)
+    last = folder / "checkpoint-6"
+    names = (folder / "model.safetensors", last / "optimizer.safetensors", last / "rng.safetensors")
+    return starts[-1], " ".join(durable.sha256(names))

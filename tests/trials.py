@@ -1,0 +1,108 @@
+"""Runs with a fault on their disk, and what comes of them when they go on without it.
+
+Every trial is two processes: one that the fault hits, one that resumes.
+"""
+
+import errno
+import json
+import os
+import signal
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests import faults, protocols
+from tests.processes import context, settle_down
+
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+
+
+def stops(operations):
+    """Stopped before each operation, and within each that can be half done."""
+    for at, name in enumerate(operations):
+        yield faults.Fault(at)
+        if faults.can_be_torn(name):
+            yield faults.Fault(at, torn=True)
+
+
+def failures(operations):
+    """Each operation failing with each error, writes also after half of them."""
+    for at, name in enumerate(operations):
+        for number in ERRORS:
+            yield faults.Fault(at, number)
+            if name in faults.WRITES:
+                yield faults.Fault(at, number, torn=True)
+
+
+def without_faults(protocol):
+    """Names of the operations of a run, and its final hash."""
+    with tempfile.TemporaryDirectory(prefix="gpt2ft-trial-") as place:
+        status = _process(protocol, place, _note_name)
+        assert status == 0, _text(place, "error")
+        return _text(place, "operations").split(), _result(place)[1]
+
+
+def outcomes(protocol, all_faults, expected):
+    """How many trials ended in which way; "" is right."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return Counter(pool.map(lambda fault: outcome(protocol, fault, expected), all_faults))
+
+
+def outcome(protocol, fault, expected):
+    """A run that the fault hits, then one that goes on; returns what is wrong, "" if nothing."""
+    with tempfile.TemporaryDirectory(prefix="gpt2ft-trial-") as place:
+        status = _process(protocol, place, fault)
+        if fault.what == "stop":
+            if status != -signal.SIGKILL:
+                return f"was to be killed, exit {status}"
+        elif status != 1 or f"OSError {fault.what} " not in _text(place, "error"):
+            return "the error was not said"
+        committed = max(map(int, _text(place, "committed").split()), default=0)
+        if _process(protocol, place, None):
+            return f"cannot go on: {_text(place, 'error').split()[0]}"
+        start, digest = _result(place)
+        if start < committed:
+            return "went on from an older step than the last committed"
+        return "" if digest == expected else "ended with other weights"
+
+
+def _note_name(number, name, arguments, perform):
+    with open("operations", "a", encoding="utf-8") as file:
+        file.write(f"{name}\n")
+    return perform()
+
+
+def _process(protocol, place, fault):
+    process = context.Process(target=_run, args=(protocol, place, fault))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _run(protocol, place, fault):
+    os.chdir(place)
+    settle_down()
+    if fault is not None:
+        faults.intercept(fault)
+
+    def committed(step):
+        with open("committed", "a", encoding="utf-8") as file:
+            file.write(f"{step}\n")
+
+    try:
+        result = protocols.run(protocol, Path(place, "run"), committed)
+    except Exception as error:
+        text = f"{type(error).__name__} {getattr(error, 'errno', '')} {error}"
+        Path("error").write_text(text, encoding="utf-8")
+        raise SystemExit(1) from None
+    Path("result").write_text(json.dumps(result), encoding="utf-8")
+
+
+def _text(place, name):
+    path = Path(place, name)
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _result(place):
+    return json.loads(_text(place, "result"))
