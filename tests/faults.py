@@ -25,10 +25,9 @@ NEED_SPACE = (*WRITES, "settle", "create_folder", "temporary_folder")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-def intercept(at_operation):
+def intercept(at_operation, names=OPERATIONS):
     """Put `at_operation(number, name, arguments, perform)` in the place of every operation."""
     counter = itertools.count()
-    originals = {name: getattr(durable, name) for name in OPERATIONS}
 
     def wrapped(name, original):
         @functools.wraps(original)
@@ -38,9 +37,8 @@ def intercept(at_operation):
 
         return operation
 
-    for name, original in originals.items():
-        setattr(durable, name, wrapped(name, original))
-    return originals
+    for name in names:
+        setattr(durable, name, wrapped(name, getattr(durable, name)))
 
 
 @dataclass(frozen=True)

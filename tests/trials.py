@@ -12,6 +12,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from gpt2ft import durable
 from tests import faults, protocols
 from tests.processes import context, settle_down
 
@@ -67,6 +68,54 @@ def outcome(protocol, fault, expected):
         return "" if digest == expected else "ended with other weights"
 
 
+def recorded(protocol, *, without=None):
+    """What a run did to its disk, on which `without`, an operation, did nothing."""
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(prefix="gpt2ft-trial-") as place:
+        process = context.Process(target=_record, args=(protocol, place, without, sender))
+        process.start()
+        record = receiver.recv()
+        process.join()
+    return record
+
+
+def _record(protocol, place, without, sender):
+    settle_down()
+    record = faults.Record(_run_folder(place).parent)
+    if without is not None:
+        setattr(durable, without, lambda path: None)
+    faults.intercept(record, {*faults.OPERATIONS} - {without})
+
+    def committed(step):
+        record.committed = step
+
+    protocols.run(protocol, _run_folder(place), committed)
+    record.points.append((len(record.effects), "the end", record.committed))
+    sender.send(record)
+
+
+def lost(protocol, record, state, history):
+    """What is wrong when a run goes on from that state of its disk, "" if nothing."""
+    committed, tree = state
+    with tempfile.TemporaryDirectory(prefix="gpt2ft-trial-") as place:
+        faults.put_on_disk(tree, record.root, Path(place))
+        train_state = protocols.make_state()
+        try:
+            protocols.PROTOCOLS[protocol][1](Path(place, "run"), train_state)
+        except Exception as error:
+            return f"cannot go on: {type(error).__name__}"
+    if train_state.step < committed:
+        return "went on from an older step than the last committed"
+    same = protocols.fingerprint(train_state) == history[train_state.step]
+    return "" if same else "went on with another state"
+
+
+def _run_folder(place):
+    disk = Path(place, "disk")
+    disk.mkdir(exist_ok=True)
+    return disk / "run"
+
+
 def _note_name(number, name, arguments, perform):
     with open("operations", "a", encoding="utf-8") as file:
         file.write(f"{name}\n")
@@ -91,7 +140,7 @@ def _run(protocol, place, fault):
             file.write(f"{step}\n")
 
     try:
-        result = protocols.run(protocol, Path(place, "run"), committed)
+        result = protocols.run(protocol, _run_folder(place), committed)
     except Exception as error:
         text = f"{type(error).__name__} {getattr(error, 'errno', '')} {error}"
         Path("error").write_text(text, encoding="utf-8")
