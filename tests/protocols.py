@@ -17,6 +17,7 @@ from gpt2ft import (
     CausalLMCollator,
     TrainState,
     build_optimizer,
+    causal_lm_loss,
     durable,
     manifest,
     observation,
@@ -35,18 +36,19 @@ TEXTS = [f"{i}: a text of some length, like {'others' * (i % 3)}" for i in range
 TOKENIZER = byte_tokenizer()
 
 
-def make_state(seed=0):
+def make_state(seed=0, overflow=True):
     """Step 0: a model with dropout, and a scaler that overflows at first and after each growth."""
     model = tiny_gpt2(dropout=0.2, seed=seed)
     optimizer = build_optimizer(model, learning_rate=1e-2, weight_decay=0.1)
     precision = Precision(torch.device("cpu"), None)
     state = TrainState.create(model, optimizer, precision=precision, seed=SEED)
-    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=2)
+    if overflow:  # a stand-in for fp16
+        state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, growth_interval=2)
     return state
 
 
 def make_data():
-    """Fourteen micro-batches an epoch, three a step: an epoch of five steps."""
+    """Fourteen micro-batches of packed blocks an epoch, three a step: an epoch of five steps."""
     store = tokenize(Dataset.from_dict({"text": TEXTS}), TOKENIZER)
     blocks = Blocks(store, 24, limit=42)
     return Batches(blocks, CausalLMCollator(pad_token_id=0), batch_size=3, seed=SEED)
@@ -61,7 +63,14 @@ def steps(state, data, max_steps=STEPS):
         gradient_accumulation_steps=3,
         learning_rate=lambda step: 1e-2 / (step + 1),
         max_grad_norm=1.0,
+        loss_fn=steep_loss,
     )
+
+
+def steep_loss(model, batch):
+    """The usual loss, so large that its gradient overflows under a scale of 2^120 or so."""
+    loss_sum, n_targets = causal_lm_loss(model, batch)
+    return 1000 * loss_sum, n_targets
 
 
 def fingerprint(state):
