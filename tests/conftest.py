@@ -7,60 +7,36 @@ import tempfile
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="gpt2ft-tests-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(os.environ["HF_HOME"], "hypothesis")
 
 import datasets
+import hypothesis
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from gpt2ft.modeling import END_OF_TEXT
 from gpt2ft.terminal import silence_libraries
+from tests.tiny import byte_tokenizer, tiny_gpt2
 
 torch.set_num_threads(1)  # these models are too small to share
 silence_libraries()
 datasets.disable_progress_bars()
 
+# The same examples in every run, and nothing remembered: what fails once fails everywhere.
+hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("same")
+
 
 @pytest.fixture(scope="session")
 def tokenizer():
     """256 bytes and an end-of-text token, id 0; no merges, so a token is a byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {END_OF_TEXT: 0, **{byte: i + 1 for i, byte in enumerate(alphabet)}}
-    bpe = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
-        clean_up_tokenization_spaces=False,
-    )
+    return byte_tokenizer()
 
 
 @pytest.fixture
 def make_model():
     """A 2-layer GPT-2 over bytes, the same weights at each call with the same arguments."""
-
-    def make(*, dropout=0.0, n_positions=64, seed=0, **settings):
-        torch.manual_seed(seed)
-        config = transformers.GPT2Config(
-            n_layer=2,
-            n_head=2,
-            n_embd=32,
-            n_positions=n_positions,
-            vocab_size=257,
-            bos_token_id=0,
-            eos_token_id=0,
-            resid_pdrop=dropout,
-            embd_pdrop=dropout,
-            attn_pdrop=dropout,
-            **settings,
-        )
-        return transformers.GPT2LMHeadModel(config)
-
-    return make
+    return tiny_gpt2
 
 
 @pytest.fixture

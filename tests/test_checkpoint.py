@@ -23,6 +23,7 @@ from gpt2ft.loop import step_samples
 from gpt2ft.manifest import CheckpointError, verify_checkpoint
 from gpt2ft.precision import Precision
 from tests.protocols import fingerprint, make_data, make_state, steps
+from tests.trials import damage
 
 FP32 = Precision(torch.device("cpu"), None)
 STEPS = 9
@@ -155,17 +156,6 @@ def test_layout_and_rotation(saved):
     for a, b in zip(loaded.parameters(), state.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert transformers.AutoTokenizer.from_pretrained(newest).eos_token_id == 0
-
-
-def damage(path, how):
-    if how == "delete":
-        path.unlink()
-    elif how == "truncate":
-        path.write_bytes(path.read_bytes()[:-1])
-    else:
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(bytes(data))
 
 
 @pytest.mark.parametrize("how", ["delete", "truncate", "flip a bit"])

@@ -1,8 +1,14 @@
 """pytest tests/test_sampling.py"""
 
+import math
+from bisect import bisect_right
+from itertools import accumulate, compress
+
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import (
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -13,6 +19,7 @@ from transformers import (
 from gpt2ft import stream
 from gpt2ft.sampling import (
     ENDED,
+    GREEDY_BELOW,
     TextDecoder,
     encode_prompt,
     filter_logits,
@@ -21,6 +28,7 @@ from gpt2ft.sampling import (
     sample_token,
 )
 
+BELOW_ONE = math.nextafter(1, 0)
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17]]
 
 
@@ -40,6 +48,71 @@ def logits_to_try():
     out = random[:8].masked_fill(random[:8] < 3, -torch.inf)
     out[:, 0] = 1.0
     return torch.cat([random, ties, torch.zeros(1, 50), single, out])
+
+
+@st.composite
+def some_logits(draw):
+    """Any logits (B, V): few different values, so that ties are common, or huge ones; some out."""
+    width = draw(st.integers(1, 9))
+    kinds = [st.integers(-2, 2).map(float), st.floats(-1e4, 1e4, width=32), st.just(-math.inf)]
+    values = st.one_of(draw(st.lists(st.sampled_from(kinds), min_size=1)))
+    row = st.lists(values, min_size=width, max_size=width).filter(lambda row: max(row) > -math.inf)
+    return torch.tensor(draw(st.lists(row, min_size=1, max_size=3)))
+
+
+def probabilities_of(row):
+    """Softmax in plain Python."""
+    weights = [math.exp(value - max(row)) for value in row]
+    return [weight / sum(weights) for weight in weights]
+
+
+def kept(logits):
+    return (logits > -math.inf).tolist()
+
+
+TEMPERATURES = st.sampled_from([GREEDY_BELOW, 0.01, 0.7, 1.0, 3.0, 1e6])
+TOP_K = st.integers(0, 10)
+TOP_P = st.floats(0, 1, exclude_min=True) | st.sampled_from([0.25, 0.5, 0.75])
+
+
+@given(some_logits(), TEMPERATURES, TOP_K, TOP_P)
+def test_any_filters_are_those_of_transformers_and_leave_a_token(logits, temperature, top_k, top_p):
+    """At least the likeliest one, whatever the settings; what stays is not changed."""
+    expected = TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k:
+        expected = TopKLogitsWarper(top_k)(None, expected)
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(None, expected)
+    filtered = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    assert torch.equal(filtered, expected)
+    assert torch.equal(filtered.max(-1).values, (logits / temperature).max(-1).values)
+
+
+@given(some_logits(), st.integers(1, 10))
+def test_top_k_by_counting(logits, top_k):
+    """A token stays if fewer than k are likelier: of equals all or none."""
+    expected = [
+        [token > -math.inf and sum(other > token for other in row) < top_k for token in row]
+        for row in logits.tolist()
+    ]
+    assert kept(filter_logits(logits, top_k=top_k)) == expected
+
+
+@given(some_logits(), st.data())
+def test_top_p_by_adding_up(logits, data):
+    """What stays has probability p, without its least likely token it has not, and nothing that
+    is left out is likelier."""
+    probabilities = [probabilities_of(row) for row in logits.tolist()]
+    sums = list(accumulate(sorted(probabilities[0], reverse=True)))
+    near_a_sum = st.sampled_from(sums).flatmap(lambda p: st.sampled_from([p - 1e-4, p + 1e-4]))
+    top_p = min(data.draw(TOP_P | near_a_sum), 1.0)
+    masks = kept(filter_logits(logits, top_p=top_p))
+    for row, mask in zip(probabilities, masks, strict=True):
+        inside = sorted(compress(row, mask))
+        outside = compress(row, [not stays for stays in mask])
+        assert sum(inside) > top_p - 1e-5
+        assert sum(inside[1:]) < top_p + 1e-5
+        assert max(outside, default=0) <= inside[0]
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0, 2.5])
@@ -77,6 +150,43 @@ def test_repetition_penalty_is_that_of_transformers(penalty):
     seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, ids, True)
     expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
     assert torch.equal(penalize_repetition(logits, seen, penalty), expected)
+
+
+@given(some_logits(), st.floats(0.1, 10), st.data())
+def test_any_penalty_is_that_of_transformers(logits, penalty, data):
+    """Also of a token that was seen twice, has logit 0, or is out."""
+    n_rows, n_tokens = logits.shape
+    text = st.lists(st.integers(0, n_tokens - 1), min_size=5, max_size=5)
+    ids = torch.tensor(data.draw(st.lists(text, min_size=n_rows, max_size=n_rows)))
+    seen = torch.tensor([[token in row for token in range(n_tokens)] for row in ids.tolist()])
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
+    assert torch.equal(penalize_repetition(logits, seen, penalty), expected)
+
+
+@given(some_logits(), st.data())
+def test_any_draw_is_by_the_inverse_of_the_distribution(logits, data):
+    """Against sums in plain Python: at a step of theirs, where rounding decides, either side."""
+    expected, uniform = [], []
+    for row in logits.tolist():
+        probabilities = probabilities_of(row)
+        steps = list(accumulate(probabilities))
+        off_a_step = st.sampled_from([-1e-10, 0.0, 1e-10])
+        near_a_step = st.tuples(st.sampled_from([0.0, *steps]), off_a_step).map(sum)
+        number = data.draw(st.floats(0, 1, exclude_max=True) | near_a_step)
+        number = min(max(number, 0.0), BELOW_ONE)
+        low, high = (bisect_right(steps, number + error) for error in (-1e-12, 1e-12))
+        expected.append({i for i, p in enumerate(probabilities) if p > 0 and low <= i <= high})
+        uniform.append(number)
+    drawn = sample_token(logits, torch.tensor(uniform, dtype=torch.float64)).tolist()
+    for token, possible in zip(drawn, expected, strict=True):
+        assert token in possible
+
+
+def test_the_greatest_number_draws_the_last_token():
+    """Not the one behind it, where rounding keeps the sum of equal probabilities under 1."""
+    for width in range(1, 50):
+        number = torch.tensor([BELOW_ONE], dtype=torch.float64)
+        assert sample_token(torch.zeros(1, width), number).tolist() == [width - 1]
 
 
 def test_a_draw_follows_the_distribution():

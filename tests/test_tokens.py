@@ -1,19 +1,76 @@
 """pytest tests/test_tokens.py"""
 
+from collections import Counter
+from itertools import accumulate, chain, pairwise
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import transformers
 from datasets import Dataset
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from tokenizers import processors
 
 from gpt2ft import Batches, Blocks, CausalLMCollator, Rows, tokenize
-from gpt2ft.tokens import epoch_order
+from gpt2ft.modeling import END_OF_TEXT
+from gpt2ft.tokens import TokenStore, epoch_order
 
 END = 0
+
+# Documents of any words, null and blank ones among them, and some with end of text written in them.
+WORDS = st.lists(st.sampled_from(["a", "bcd ", "é", " ", "\n", END_OF_TEXT]), max_size=8)
+DOCUMENTS = st.lists(st.none() | WORDS.map("".join), max_size=7)
+BLOCK_SIZES = st.integers(3, 12) | st.just(10_000)
+ROWS = st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=6)
+SEEDS = st.integers(0, 2**32 - 1)
+few = settings(max_examples=50)  # to make a store takes milliseconds
 
 
 def ids(tokenizer, text):
     return tokenizer(text)["input_ids"]
+
+
+def of_rows(*chunks):
+    """A store of token ids, row by row, in as many record batches as there are chunks."""
+    rows = pa.chunked_array([pa.array(chunk, pa.list_(pa.int32())) for chunk in chunks])
+    first = pa.array([True] * len(rows), pa.bool_())
+    table = Dataset(pa.table({"input_ids": rows, "first": first}))
+    return TokenStore(table, has_prefix=False, end=END)
+
+
+def not_blank(documents):
+    return [text for text in documents if text and text.strip()]
+
+
+def joined(runs):
+    return list(chain.from_iterable(runs))
+
+
+def lengths_of_blocks(n_tokens, size):
+    """All full but the last; if that had one token, it has two, and the one before one less."""
+    lengths = [size] * (n_tokens // size) + [n_tokens % size] * (n_tokens % size > 0)
+    if lengths[-1] == 1:
+        lengths[-2:] = [size - 1, 2]
+    return lengths
+
+
+def check_blocks(blocks, runs, lengths):
+    """They hold the tokens of the runs, one after another, each token at its place in its run, or
+    in the block if that began later."""
+    stream = joined(runs)
+    places = [place for run in runs for place in range(len(run))]
+    assert len(blocks) == len(lengths)
+    assert blocks.lengths.tolist() == lengths
+    start = 0
+    for index, length in enumerate(lengths):
+        block, stop = blocks[index], start + length
+        in_block = list(range(length))
+        expected = [min(pair) for pair in zip(places[start:stop], in_block, strict=True)]
+        assert block["input_ids"].tolist() == stream[start:stop]
+        assert ("position_ids" in block) == (expected != in_block)
+        assert list(block.get("position_ids", in_block)) == expected
+        start = stop
 
 
 @pytest.fixture
@@ -21,7 +78,7 @@ def documents(text_rows):
     return Dataset.from_dict({"text": text_rows})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def with_beginning(tokenizer):
     """The byte tokenizer, but it puts a token of its own, id 1, before each text, as Llama's."""
     backend = tokenizer.backend_tokenizer
@@ -136,6 +193,95 @@ def test_blocks_lose_no_token_and_repeat_none(block_size, documents, tokenizer):
         assert [len(block["input_ids"]) for block in blocks] == blocks.lengths.tolist()
 
 
+@few
+@given(DOCUMENTS, BLOCK_SIZES, st.none() | st.integers(1, 4))
+def test_blocks_of_any_documents(tokenizer, documents, block_size, limit):
+    """A run is what an end-of-text token opens; one that is written in a text, too."""
+    texts = END_OF_TEXT.join(not_blank(documents)).split(END_OF_TEXT)
+    assume(not_blank(documents))
+    runs = [ids(tokenizer, texts[0]), *([END, *ids(tokenizer, text)] for text in texts[1:])]
+    runs[-1].append(END)  # of the last document: it opens nothing
+    assume(len(joined(runs)) >= 2)
+    store = tokenize(Dataset.from_dict({"text": documents}), tokenizer)
+    lengths = lengths_of_blocks(store.n_tokens, block_size)[:limit]
+    check_blocks(Blocks(store, block_size, limit=limit), runs, lengths)
+
+
+@few
+@given(DOCUMENTS, BLOCK_SIZES)
+def test_blocks_of_any_documents_that_have_a_token_before_them(
+    with_beginning, documents, block_size
+):
+    """Each is a run, its end-of-text token included."""
+    assume(not_blank(documents))
+    runs = [[*ids(with_beginning, text), END] for text in not_blank(documents)]
+    store = tokenize(Dataset.from_dict({"text": documents}), with_beginning)
+    lengths = lengths_of_blocks(store.n_tokens, block_size)
+    check_blocks(Blocks(store, block_size), runs, lengths)
+
+
+@few
+@given(DOCUMENTS, BLOCK_SIZES, st.booleans())
+def test_blocks_of_one_text_are_a_single_run(tokenizer, documents, block_size, one_text):
+    """Whatever its lines are; the blank ones belong to it."""
+    texts = [text or "" for text in documents] if one_text else not_blank(documents)
+    run = ids(tokenizer, "".join(texts))
+    assume(len(run) >= 2)
+    rows = Dataset.from_dict({"text": documents})
+    store = tokenize(rows, tokenizer, separator=False, one_text=one_text)
+    check_blocks(Blocks(store, block_size), [run], lengths_of_blocks(len(run), block_size))
+
+
+@few
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "é ", " bc", "\n"]), min_size=1, max_size=4),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_documents_may_come_in_pieces(tokenizer, with_beginning, documents):
+    """As long ones do; a piece more must not be a document more."""
+    pieces = [(text, number) for texts in documents for number, text in enumerate(["x", *texts])]
+    rows = {
+        "text": [text for text, _ in pieces],
+        "first": [number == 0 for _, number in pieces],
+        "last": [number == 0 for _, number in [*pieces[1:], pieces[0]]],
+    }
+    for reader, before in ((tokenizer, -1), (with_beginning, 0)):  # whose token opens a document
+        whole = [[*ids(reader, "".join(["x", *texts])), END] for texts in documents]
+        starts = accumulate(map(len, whole[:-1]), initial=0)
+        store = tokenize(Dataset.from_dict(rows), reader)
+        assert store.tokens(0, store.n_tokens).tolist() == joined(whole)
+        assert store.document_starts.tolist() == [start + before for start in starts]
+        assert not store.whole_documents
+
+
+@few
+@given(st.lists(ROWS, min_size=1, max_size=4), st.data())
+def test_any_tokens_out_of_any_chunks(chunks, data):
+    """A slice of a plain list says which; chunks without tokens lie in between, and an
+    end-of-text token is found in each."""
+    stream = joined(joined(chunks))
+    store = of_rows(*chunks)
+    borders = [place for place, token in enumerate(stream[:-1]) if token == END]
+    assert store.document_starts.tolist() == ([-1, *borders] if stream else [])
+    edge = st.integers(0, len(stream))
+    for _ in range(8):
+        start, stop = sorted([data.draw(edge), data.draw(edge)])
+        assert store.tokens(start, stop).tolist() == stream[start:stop]
+
+
+@few
+@given(ROWS, st.integers(2, 10), st.none() | st.integers(1, 4))
+def test_any_rows_are_cut_and_the_short_ones_left_out(rows, block_size, limit):
+    expected = [row[:block_size] for row in rows if len(row) >= 2][:limit]
+    assume(expected)
+    cut = Rows(of_rows(rows), block_size, limit=limit)
+    assert [cut[index]["input_ids"].tolist() for index in range(len(cut))] == expected
+    assert cut.lengths.tolist() == [len(row) for row in expected]
+
+
 def test_positions_begin_again_where_a_document_does(tokenizer):
     """The end-of-text token opens the next document: it is what predicts its first token."""
     store = tokenize(Dataset.from_dict({"text": ["abc", "de", "fghij"]}), tokenizer)
@@ -198,6 +344,73 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert all(sorted(order) == list(range(50)) for order in orders.values())
     assert len({tuple(order) for order in orders.values()}) == 4
     assert epoch_order(50, seed=0, epoch=1).tolist() == orders[0, 1]
+
+
+@given(st.integers(0, 300), SEEDS, st.integers(0, 1000), SEEDS)
+def test_any_order_is_a_permutation_without_a_state(n_samples, seed, epoch, other):
+    """Neither numpy's global generator nor other orders move it, and it moves neither."""
+    np.random.seed(other)
+    order = epoch_order(n_samples, seed=seed, epoch=epoch).tolist()
+    drawn = np.random.random()
+    assert sorted(order) == list(range(n_samples))
+    epoch_order(n_samples, seed=other, epoch=epoch)
+    assert epoch_order(n_samples, seed=seed, epoch=epoch).tolist() == order
+    np.random.seed(other)
+    assert np.random.random() == drawn
+
+
+@given(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2))
+def test_no_two_places_share_an_order(places):
+    """Seed 0 in epoch 1 is neither seed 1 in epoch 0, nor the same order begun elsewhere."""
+    orders = {tuple(epoch_order(30, seed=seed, epoch=epoch)) for seed, epoch in places}
+    following = {frozenset(pairwise((*order, order[0]))) for order in orders}
+    assert len(following) == len(places)
+
+
+def test_every_order_is_equally_likely():
+    """A shuffle off by one gives permutations too, but not all of them, or some too often."""
+    found = Counter(
+        tuple(epoch_order(3, seed=seed, epoch=epoch).tolist())
+        for seed in range(60)
+        for epoch in range(100)
+    )
+    assert len(found) == 6
+    assert all(abs(times - 1000) < 90 for times in found.values())  # three standard deviations
+
+
+@few
+@given(ROWS, st.integers(1, 5), st.none() | SEEDS, st.data())
+def test_any_way_through_the_data(rows, batch_size, seed, data):
+    """Each sample once an epoch, and a place holds the same batch whatever was asked before."""
+    assume(any(len(row) >= 2 for row in rows))
+    samples = Rows(of_rows(rows), 6)
+    n_batches = (len(samples) + batch_size - 1) // batch_size
+    in_order = {}
+    for epoch in range(3):
+        batches = Batches(samples, list, batch_size=batch_size, seed=seed)
+        assert len(batches) == n_batches
+        numbers = [batches.sample_numbers(epoch, index).tolist() for index in range(n_batches)]
+        assert sorted(joined(numbers)) == list(range(len(samples)))
+        if seed is not None:
+            assert joined(numbers) == epoch_order(len(samples), seed=seed, epoch=epoch).tolist()
+        assert [len(batch) for batch in numbers[:-1]] == [batch_size] * (n_batches - 1)
+        for index, batch in enumerate(numbers):
+            in_order[epoch, index] = [samples[number]["input_ids"].tolist() for number in batch]
+    batches = Batches(samples, list, batch_size=batch_size, seed=seed)
+    for place in data.draw(st.lists(st.sampled_from(list(in_order)), min_size=1)):
+        assert [sample["input_ids"].tolist() for sample in batches[place]] == in_order[place]
+
+
+@few
+@given(ROWS, st.integers(1, 5), st.integers(0, 5))
+def test_without_a_seed_every_epoch_is_by_length(rows, batch_size, epoch):
+    """And the earlier first where two are as long, so that an evaluation repeats exactly."""
+    assume(any(len(row) >= 2 for row in rows))
+    samples = Rows(of_rows(rows), 6)
+    batches = Batches(samples, list, batch_size=batch_size)
+    numbers = joined(batches.sample_numbers(epoch, index) for index in range(len(batches)))
+    lengths = [len(samples[number]["input_ids"]) for number in range(len(samples))]
+    assert numbers == sorted(range(len(samples)), key=lambda number: (-lengths[number], number))
 
 
 def test_batches_are_a_function_of_their_place(documents, tokenizer):

@@ -5,18 +5,25 @@ Every trial is two processes: one that the fault hits, one that resumes.
 
 import errno
 import json
+import multiprocessing.connection
 import os
+import shutil
 import signal
 import tempfile
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import torch
 
 from gpt2ft import durable
 from tests import faults, protocols
 from tests.processes import context, settle_down
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+
+ONE_AT_A_TIME = threading.Lock()
 
 
 def stops(operations):
@@ -116,6 +123,62 @@ def _run_folder(place):
     return disk / "run"
 
 
+def resumed_everywhere(protocol):
+    """Stopped after each step by saving there, and resumed: how many ended in which way."""
+    save, resume = protocols.PROTOCOLS[protocol]
+    expected, results = protocols.history()[protocols.STEPS], Counter()
+    data = protocols.make_data()
+    for stop in range(1, protocols.STEPS):
+        with tempfile.TemporaryDirectory(prefix="gpt2ft-trial-") as place:
+            state = protocols.make_state()
+            torch.manual_seed(5)
+            list(protocols.steps(state, data, stop))
+            save(Path(place), state)
+            torch.manual_seed(1000 + stop)  # whatever was drawn before resuming
+            state = protocols.make_state(seed=stop)
+            resume(Path(place), state)
+            list(protocols.steps(state, data))
+            same = protocols.fingerprint(state) == expected
+            results["" if same else "ended with other weights"] += 1
+    return results
+
+
+def damaged(protocol, expected):
+    """Each file of the newest checkpoint deleted, cut, or with a bit flipped; then it goes on."""
+    with tempfile.TemporaryDirectory(prefix="gpt2ft-trial-") as finished:
+        assert _process(protocol, finished, None) == 0
+        files = [path for path in Path(finished, "disk").rglob("*") if path.is_file()]
+        newest = max(files, key=lambda path: path.stat().st_mtime_ns).parent
+        names = [path.relative_to(finished) for path in files if path.parent == newest]
+        cases = [(name, how) for name in names for how in ("delete", "truncate", "flip a bit")]
+
+        def outcome(case):
+            with tempfile.TemporaryDirectory(prefix="gpt2ft-trial-") as place:
+                shutil.copytree(Path(finished, "disk"), Path(place, "disk"))
+                damage(Path(place, case[0]), case[1])
+                if _process(protocol, place, None):
+                    return f"cannot go on: {_text(place, 'error').split()[0]}"
+                start, digest = _result(place)
+                if start < protocols.STEPS - protocols.SAVE_STEPS:
+                    return "went on from an older step than the one before"
+                return "" if digest == expected else "ended with other weights"
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return Counter(pool.map(outcome, cases))
+
+
+def damage(path, how):
+    """Delete a file, cut its last byte off, or flip a bit in its middle."""
+    if how == "delete":
+        path.unlink()
+    elif how == "truncate":
+        os.truncate(path, path.stat().st_size - 1)
+    else:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(bytes(data))
+
+
 def _note_name(number, name, arguments, perform):
     with open("operations", "a", encoding="utf-8") as file:
         file.write(f"{name}\n")
@@ -123,15 +186,20 @@ def _note_name(number, name, arguments, perform):
 
 
 def _process(protocol, place, fault):
+    """Exit status of a run with that fault."""
     process = context.Process(target=_run, args=(protocol, place, fault))
-    process.start()
-    process.join()
+    with ONE_AT_A_TIME:  # starting one also asks how the others ended, which can be asked once
+        process.start()
+    multiprocessing.connection.wait([process.sentinel])
+    with ONE_AT_A_TIME:
+        process.join()
     return process.exitcode
 
 
 def _run(protocol, place, fault):
     os.chdir(place)
     settle_down()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if fault is not None:
         faults.intercept(fault)
 
