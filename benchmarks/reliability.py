@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from tests import faults, protocols, trials
+from tests.processes import settle_down
 
 SUBJECTS = ("ours", "torch.save in place", "newest folder wins")
 STATES_AT_EACH_POINT = 20
@@ -101,6 +102,7 @@ def rows():
 
 def main():
     start = time.monotonic()
+    settle_down()  # one thread, as in the trials: more would sum in another order
     print(f"| fault: trials / failures | {' | '.join(SUBJECTS)} |")
     print("|---" * (1 + len(SUBJECTS)) + "|")
     for name, outcomes in rows():

@@ -128,12 +128,13 @@ def is_finished(output_dir: Path) -> bool:
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """Folders named as checkpoints, newest first; real folders only, no links."""
-    found = [
-        path
-        for path in (output_dir.iterdir() if output_dir.is_dir() else ())
-        if _step_of(path) >= 0 and path.is_dir() and not path.is_symlink()
-    ]
-    return sorted(found, key=_step_of, reverse=True)
+    return [path for path in _named(output_dir) if path.is_dir() and not path.is_symlink()]
+
+
+def _named(output_dir: Path) -> list[Path]:
+    """Whatever is named as a checkpoint, newest first."""
+    found = list(output_dir.iterdir()) if output_dir.is_dir() else []
+    return sorted((p for p in found if _step_of(p) >= 0), key=_step_of, reverse=True)
 
 
 def _step_of(path: Path) -> int:
@@ -148,7 +149,7 @@ def find_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]]:
     Raises `CheckpointError` if there are some and none is valid: never a silent fresh start.
     """
     reasons = []
-    for path in checkpoints(Path(output_dir)):
+    for path in _named(Path(output_dir)):
         try:
             verify_checkpoint(path)
         except CheckpointError as error:

@@ -98,6 +98,8 @@ def _carry_out(session: Session) -> int:
     before = _observation(session, 0)
     if 0 < step < run.max_steps and step % (run.config.eval_steps or step + 1) == 0:
         _observation(session, step)  # a signal may have come in the midst of it
+    if step >= run.max_steps:
+        say(f"all {run.max_steps} steps are done, nothing is left to train")
     _train(session)
     after = _observation(session, run.max_steps)
     session.stop.check()

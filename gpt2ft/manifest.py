@@ -56,6 +56,8 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
     Raises `CheckpointError` with the first thing that is wrong. The hashes detect damage, not an
     attacker.
     """
+    if path.is_symlink():
+        raise CheckpointError(f"{path} is a symbolic link, name the folder itself")
     manifest = read_json(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {manifest.get('format')}, known is {FORMAT}")

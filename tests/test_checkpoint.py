@@ -209,7 +209,9 @@ def test_links_other_names_and_outside_files_are_no_checkpoints(saved):
     folder, _ = saved
     (folder / "checkpoint-99").symlink_to(folder / "checkpoint-9")
     shutil.copytree(folder / "checkpoint-9", folder / "checkpoint-x")
-    assert find_checkpoint(folder)[0] == folder / "checkpoint-9"
+    path, reasons = find_checkpoint(folder)
+    assert path == folder / "checkpoint-9"
+    assert len(reasons) == 1 and "checkpoint-99 is a symbolic link" in reasons[0]
     manifest = json.loads((folder / "checkpoint-9/manifest.json").read_text())
     manifest["files"]["../checkpoint-6/state.json"] = {"size": 1, "sha256": ""}
     (folder / "checkpoint-9/manifest.json").write_text(json.dumps(manifest))
