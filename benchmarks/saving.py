@@ -52,11 +52,13 @@ def main():
         ours, theirs = [], []
         for repeat in range(-2, arguments.repeats):  # until there is something to rotate
             state.step += 1
-            times = (
-                timed(lambda: torch.save(tensors, Path(folder) / "tensors.pt")),
-                timed(lambda: save_checkpoint(Path(folder) / "run", state)),
-            )
-            os.sync()  # what is left to write must not slow down the next
+            times = []
+            for save in (
+                lambda: torch.save(tensors, Path(folder) / "tensors.pt"),
+                lambda: save_checkpoint(Path(folder) / "run", state),
+            ):
+                os.sync()  # what the one left to write must not slow down the other
+                times.append(timed(save))
             if repeat >= 0:
                 print(f"torch.save {times[0]:.2f} s, save_checkpoint {times[1]:.2f} s", flush=True)
                 theirs.append(times[0])

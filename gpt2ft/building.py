@@ -22,6 +22,8 @@ from .optim import build_optimizer, lr_at
 from .precision import resolve_device, resolve_precision
 from .tokens import Batches, Blocks, Rows, tokenize
 
+BYTES_AND_END = 257  # the least a byte-level tokenizer has
+
 
 @dataclass
 class Run:
@@ -82,7 +84,11 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
 
     config = dataclasses.replace(config, precision=precision.name, block_size=block_size)
     keep_apart = config.packing and modeling.keeps_documents_apart(model)
-    cut: dict[str, Any] = {"block_size": block_size, "keep_apart": keep_apart}
+    cut: dict[str, Any] = {
+        "block_size": block_size,
+        "keep_apart": keep_apart,
+        "vocab_size": model.get_input_embeddings().weight.shape[0],
+    }
     data, digest = _batches(config, corpus.train, tokenizer, training=True, **cut)
     held_out = None
     if corpus.validation is not None:
@@ -95,9 +101,20 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         epsilon=config.adam_epsilon,
     )
     state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
-    steps_per_epoch = -(-len(data) // config.gradient_accumulation_steps)
-    max_steps = config.max_steps or max(1, math.ceil(config.num_train_epochs * steps_per_epoch))
+    max_steps = _max_steps(config, len(data))
     return Run(config, state, tokenizer, data, held_out, max_steps, digest, keep_apart)
+
+
+def _max_steps(config: TrainConfig, n_batches: int) -> int:
+    """Optimizer steps of the run. Raises `ValueError` if it would end before its warm-up."""
+    steps_per_epoch = -(-n_batches // config.gradient_accumulation_steps)
+    max_steps = config.max_steps or max(1, math.ceil(config.num_train_epochs * steps_per_epoch))
+    if config.warmup_steps > max_steps:
+        raise ValueError(
+            f"--warmup_steps {config.warmup_steps} is more than the run's {max_steps} steps, "
+            "give fewer or --warmup_ratio"
+        )
+    return max_steps
 
 
 def _corpus(config: TrainConfig) -> Corpus:
@@ -122,11 +139,13 @@ def _batches(
     *,
     block_size: int,
     keep_apart: bool,
+    vocab_size: int,
     training: bool,
 ) -> tuple[Batches, str]:
     """Documents, tokenized and cut, and a digest of the samples.
 
-    Shuffled for training, ordered by length for evaluation.
+    Shuffled for training, ordered by length for evaluation. Raises `ValueError` for a token that
+    the model does not have: there CUDA would fail without saying why.
     """
     separator = config.row_separator == "eos"
     store = tokenize(
@@ -136,6 +155,11 @@ def _batches(
         one_text=config.packing and not separator,
         num_proc=config.preprocessing_num_workers,
     )
+    if store.largest() >= vocab_size:
+        raise ValueError(
+            f"the text has token id {store.largest()}, the model's embedding {vocab_size} rows, "
+            "use the model's own tokenizer"
+        )
     limit = config.max_train_samples if training else config.max_eval_samples
     samples: Blocks | Rows
     if config.packing:
@@ -177,6 +201,11 @@ def _tokenizer_and_model(
     else:
         overrides = modeling.parse_overrides(config.config_overrides)
         size = overrides.get("vocab_size", modeling.DEFAULT_VOCAB_SIZE)
+        if not isinstance(size, int) or size < BYTES_AND_END:
+            raise ValueError(
+                f"--config_overrides vocab_size={size} makes no tokenizer, "
+                f"give a whole number, at least {BYTES_AND_END}"
+            )
         tokenizer = modeling.train_tokenizer(texts_of(documents), vocab_size=size)
     model = modeling.new_model(
         config.model_type,
@@ -194,16 +223,20 @@ def description(run: Run) -> str:
     precision, parameters = run.state.precision, run.state.model.parameters()
     threads = f", {torch.get_num_threads()} threads" if precision.device.type == "cpu" else ""
     kind = "blocks" if config.packing else "rows"
-    pad = f"; pad token {run.tokenizer.pad_token!r}"
+    pad_token = run.tokenizer.pad_token
+    pad = f"pad token {pad_token!r}" if pad_token else "no pad token, id 0 pads"
+    n_tokens = int(run.data.samples.lengths.sum())
     source = config.dataset_name or ", ".join(config.train_file)
     evaluated = f", {len(run.held_out.samples):,} held out" if run.held_out else ""
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
     together = config.packing and config.row_separator == "eos" and not run.keep_apart
     note = "; this model lets documents in a block see each other" if together else ""
+    if config.packing and n_tokens < (config.block_size or 0):
+        note += f"; that is less than one block of {config.block_size} tokens"
     return (
         f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
         f"{precision.name} on {precision.device}{threads}\n"
-        f"data   {source}: {int(run.data.samples.lengths.sum()):,} tokens in "
-        f"{len(run.data.samples):,} {kind}{evaluated}{pad}{note}\n"
+        f"data   {source}: {n_tokens:,} tokens in "
+        f"{len(run.data.samples):,} {kind}{evaluated}; {pad}{note}\n"
         f"run    {run.max_steps:,} steps of {batch} {kind}, into {config.output_dir}"
     )

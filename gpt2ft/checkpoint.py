@@ -214,7 +214,6 @@ def _rotate(output_dir: Path, newest: Path, keep: int) -> None:
     """Delete what is older than the newest `keep` valid checkpoints, and leftovers of a crash."""
     valid = 0
     for path in checkpoints(output_dir):
-        # The one just written need not be read again.
         if path == newest or (valid < keep and _is_valid(path)):
             valid += 1
         elif valid >= keep:
@@ -230,8 +229,9 @@ def _delete_leftovers(output_dir: Path) -> None:
 
 
 def _is_valid(path: Path) -> bool:
+    """The loop stands still for it: what this process has written is not read again."""
     try:
-        verify_checkpoint(path)
+        verify_checkpoint(path, reread=False)
     except CheckpointError:
         return False
     return True

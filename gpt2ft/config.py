@@ -130,17 +130,17 @@ class TrainConfig:
         _check(self, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
         _check(self, "gradient_accumulation_steps", "logging_steps", "save_steps", at_least=1)
         _check(self, "max_steps", "eval_steps", "max_train_samples", at_least=1)
-        _check(self, "max_eval_samples", "preprocessing_num_workers", at_least=1)
+        _check(self, "max_eval_samples", at_least=1)
+        _check(self, "preprocessing_num_workers", at_least=1, at_most=1024)
         _check(self, "block_size", "save_total_limit", at_least=2)
-        _check(self, "num_train_epochs", "max_grad_norm", "adam_epsilon", above=0)
-        _check(self, "learning_rate", "weight_decay", "warmup_steps", "warmup_ratio", at_least=0)
+        _check(self, "num_train_epochs", above=0, at_most=10**6)
+        _check(self, "max_grad_norm", above=0)  # inf: never cut
+        _check(self, "adam_epsilon", at_least=1e-30, at_most=1)  # in fp32 1e-46 is 0, and 0/0 NaN
+        _check(self, "learning_rate", "weight_decay", at_least=0, at_most=1000)
+        _check(self, "warmup_steps", at_least=0)
         _check(self, "validation_split_percentage", at_least=0, below=100)
-        _check(self, "adam_beta1", "adam_beta2", "dropout", at_least=0, below=1)
-        _check(self, "warmup_ratio", below=1)
+        _check(self, "adam_beta1", "adam_beta2", "dropout", "warmup_ratio", at_least=0, below=1)
         _check(self, "seed", at_least=0, below=2**63)
-        for name in ("learning_rate", "weight_decay", "adam_epsilon", "num_train_epochs"):
-            if math.isinf(getattr(self, name)):
-                raise ValueError(f"--{name} is inf, give a finite number")
 
 
 @dataclass
@@ -184,15 +184,18 @@ class GenerateConfig:
     def validate(self) -> None:
         """Raise `ValueError` with what is wrong, the value and what to do."""
         _check(self, "max_new_tokens", at_least=1, at_most=10**7)
-        _check(self, "temperature", "top_k", at_least=0)
+        _check(self, "temperature", at_least=0, at_most=1000)
+        _check(self, "top_k", at_least=0)
         _check(self, "top_p", above=0, at_most=1)
-        _check(self, "repetition_penalty", above=0)
+        _check(self, "repetition_penalty", at_least=0.001, at_most=1000)
         _check(self, "seed", at_least=0, below=2**63)
-        for name in ("temperature", "repetition_penalty"):
-            if math.isinf(getattr(self, name)):
-                raise ValueError(f"--{name} is inf, give a finite number")
         if not (self.interactive or self.prompt or self.prompt_file):
             raise ValueError("nothing to continue, give -i, -p TEXT or --prompt_file FILE")
+        for prompt in self.prompt:
+            try:
+                prompt.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"--prompt {prompt!r} is not UTF-8, convert it") from error
 
 
 def _check(

@@ -5,21 +5,24 @@ from __future__ import annotations
 import glob
 import hashlib
 import inspect
+import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets import Dataset, Features, Value
 
-from . import textfile
+from . import jsonfile, textfile
 from .hub import HubUnavailableError, is_offline
 
 BUILT_IN = "python-reference"
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
+TEXTS = Features({"text": Value("string")})
 # A piece of a text file; a row is a piece that is both first and last.
 PIECES = Features({"text": Value("string"), "first": Value("bool"), "last": Value("bool")})
 
@@ -61,6 +64,8 @@ def load_corpus(
     train_files, validation_files = _expand(train_file), _expand(validation_file)
     whole_files = not lines and _loader(train_files) == "text"
     if dataset_name == BUILT_IN:
+        if dataset_split != "train":
+            raise ValueError(f"{BUILT_IN} has no {dataset_split}, give --dataset_split train")
         train, validation = _python_reference(), None
     elif dataset_name is not None:
         train = _from_hub(dataset_name, dataset_config_name, dataset_split, text_column)
@@ -104,7 +109,13 @@ def _python_reference() -> Dataset:
 
 def _from_hub(name: str, config: str | None, split: str, text_column: str | None) -> Dataset:
     try:
-        rows = datasets.load_dataset(name, config, split=split, cache_dir=_folder_cache(name))
+        builder = datasets.load_dataset_builder(name, config, cache_dir=_folder_cache(name))
+        elsewhere = _files_elsewhere(builder, name)
+        if not elsewhere:
+            builder.download_and_prepare()
+            rows = builder.as_dataset(split=split)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise ValueError(f"data set {name} cannot be read, {_reason(error)}") from error
     except (OSError, ValueError) as error:
         # Offline, with another configuration cached, datasets raises ValueError.
         lost = isinstance(error, OSError) or "cache" in str(error)
@@ -116,7 +127,19 @@ def _from_hub(name: str, config: str | None, split: str, text_column: str | None
             f"data set {name} is neither on this machine nor is the hub reachable, "
             "name a folder or --train_file"
         ) from error
+    except Exception as error:  # a script, pickled objects, settings that are no YAML
+        raise ValueError(f"data set {name} is refused, {str(error)[:300]}") from error
+    if elsewhere:
+        raise ValueError(f"data set {name} is refused, {elsewhere[0]} is no part of it")
     return _text_only(rows, text_column, name)
+
+
+def _files_elsewhere(builder: datasets.DatasetBuilder, name: str) -> list[str]:
+    """Files of this machine that a data set says are its own: they might be anybody's secrets."""
+    folder = os.path.join(os.path.abspath(name), "")
+    listed = itertools.chain.from_iterable((builder.config.data_files or {}).values())
+    files = [file.split("::")[-1] for file in listed]  # member of an archive::archive
+    return [f for f in files if "://" not in f and not os.path.abspath(f).startswith(folder)]
 
 
 def _folder_cache(name: str) -> str | None:
@@ -156,10 +179,15 @@ def _expand(patterns: Sequence[str]) -> list[str]:
             raise FileNotFoundError(f"no file {os.path.abspath(pattern)}, check the path")
         files += found
     for name in files:
+        path = os.path.abspath(name)
         if os.path.isdir(name):
-            raise IsADirectoryError(f"{os.path.abspath(name)} is a folder, name the files in it")
-        if os.path.getsize(name) == 0:
-            raise ValueError(f"{os.path.abspath(name)} is empty, give a file with text")
+            raise IsADirectoryError(f"{path} is a folder, name the files in it")
+        try:
+            if os.path.getsize(name) == 0:  # also a pipe: opening it might wait for ever
+                raise ValueError(f"{path} is empty, give a file with text")
+            open(name, "rb").close()
+        except OSError as error:
+            raise type(error)(f"{path} cannot be read, {error.strerror}, give another") from error
     return files
 
 
@@ -173,35 +201,52 @@ def _from_files(
 ) -> Dataset:
     """Rows of the files; `start` and `end`, fractions of each, where text files are documents."""
     loader = _loader(files)
+    # Size and time of change are part of the cache's key: an edited file is read again.
+    stamps = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
     if loader == "text":
-        # Size and time of change are part of the cache's key: an edited file is read again.
-        stamps = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
-        arguments = {"stamps": stamps, "lines": lines, "start": start, "end": end}
-        return _cached(arguments)
+        pieces = {"stamps": stamps, "lines": lines, "start": start, "end": end}
+        return _cached(textfile.text_pieces, pieces, PIECES)
+    if loader == "json":
+        records = {"stamps": stamps, "text_column": text_column}
+        return _cached(jsonfile.json_texts, records, TEXTS)
+    source = ", ".join(files)
     try:
         # Escaped: these are files, which datasets would take for globs once more. In a CSV file
         # "None" and "NA" are words.
         options = {"keep_default_na": False} if loader == "csv" else {}
         names = [glob.escape(name) for name in files]
         rows = datasets.load_dataset(loader, data_files=names, split="train", **options)
-    except datasets.exceptions.DatasetGenerationError as error:
-        reason = error.__cause__ or error
-        raise ValueError(f"{', '.join(files)} cannot be read as {loader}, {reason}") from error
-    return _text_only(rows, text_column, ", ".join(files))
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            for path, size, _ in stamps:
+                for _ in textfile.read_text(path, 0, size):  # raises with file and byte
+                    pass
+        raise ValueError(
+            f"{source} cannot be read as {loader}, {_reason(error)}, correct it"
+        ) from error
+    return _text_only(rows, text_column, source)
 
 
-def _cached(arguments: dict[str, object]) -> Dataset:
-    """`text_pieces(**arguments)`, from the cache if it was made before, by the same code."""
-    key = inspect.getsource(textfile) + repr(arguments)
+def _cached(
+    texts: Callable[..., Iterator[dict[str, Any]]], arguments: dict[str, Any], features: Features
+) -> Dataset:
+    """`texts(**arguments)`, from the cache if it was made before, by the same code."""
+    key = inspect.getsource(textfile) + inspect.getsource(jsonfile) + repr(arguments)
     try:
         return Dataset.from_generator(
-            textfile.text_pieces,
+            texts,
             gen_kwargs=arguments,
-            features=PIECES,
+            features=features,
             fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
         )
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from None
+
+
+def _reason(error: Exception) -> str:
+    """What `datasets` says is wrong, or hides behind what it says."""
+    reason = str(error.__cause__ or error).strip()
+    return "it has no records" if "corresponds to no data" in reason else reason
 
 
 def _text_only(rows: Dataset, text_column: str | None, source: str) -> Dataset:
@@ -211,13 +256,6 @@ def _text_only(rows: Dataset, text_column: str | None, source: str) -> Dataset:
         for name, feature in rows.features.items()
         if getattr(feature, "dtype", None) in ("string", "large_string")
     ]
-    column = text_column or ("text" if "text" in strings else None)
-    if column is None and len(strings) == 1:
-        column = strings[0]
-    if column not in strings:
-        wanted, have = column or "text", ", ".join(rows.column_names)
-        if wanted in rows.column_names:
-            raise ValueError(f"{source} has numbers or others in its column {wanted}, not strings")
-        raise ValueError(f"{source} has no column {wanted} but {have}, name --text_column")
+    column = jsonfile.choose_column(source, text_column, strings, rows.column_names)
     rows = rows.select_columns([column])
     return rows if column == "text" else rows.rename_column(column, "text")

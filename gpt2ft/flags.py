@@ -18,7 +18,8 @@ USAGE_ERROR = 2
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"gpt2ft: error: {printable(message)}, see --help\n")
+        line = printable(" ".join(message.split()))
+        self.exit(USAGE_ERROR, f"gpt2ft: error: {line}, see --help\n")
 
 
 def make_parser(kind: type[Any], command: str) -> argparse.ArgumentParser:

@@ -53,6 +53,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"--device {name} is no device, use auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"--device {name} is not supported, use auto, cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name} is not there, use auto or cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import reprlib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from .config import TrainConfig, field_types
 
 RECIPES = Path(__file__).parent / "recipes"
+MAX_RECIPE_BYTES = 4 << 20
 DEFAULT_RECIPE = "wikitext2"
 FALLBACK_RECIPE = "quickstart"
 
@@ -52,9 +54,11 @@ def load_recipe(name_or_file: str) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
         raise FileNotFoundError(f"no recipe or file {name_or_file}, recipes are {known}")
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, no recipe is that large")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML, {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no recipe, write lines of `name: value`")
@@ -82,7 +86,11 @@ def _typed(path: Path, types: Mapping[str, tuple[Any, bool]], name: str, value: 
     else:
         fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     if not fits and not (optional and value is None):
-        raise ValueError(f"{path} sets {name} to {value!r}, give {getattr(kind, '__name__', kind)}")
+        # Not repr: a few lines of YAML, whose aliases repeat each other, can be a billion words.
+        short = reprlib.Repr()
+        short.maxlevel, short.maxstring = 2, 80
+        wanted = getattr(kind, "__name__", kind)
+        raise ValueError(f"{path} sets {name} to {short.repr(value)}, give {wanted}")
     return value
 
 

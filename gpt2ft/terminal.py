@@ -6,11 +6,15 @@ import logging
 import os
 import re
 import sys
+import warnings
+from typing import Any
 
 from tqdm import tqdm
 
 # C0 but newline and tab, DEL, C1, and the bidirectional controls: what a terminal would obey.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+FORMAT_WARNING = warnings.formatwarning
 
 
 def printable(text: str) -> str:
@@ -38,7 +42,8 @@ def discard_output() -> None:
 def silence_libraries() -> None:
     """Keep from the terminal what the libraries say that a user can do nothing about.
 
-    Without a terminal there are no progress bars either.
+    Without a terminal there are no progress bars either. What they still say is escaped: it may
+    quote a file.
     """
     import datasets
     import transformers
@@ -49,3 +54,14 @@ def silence_libraries() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+    logging.setLogRecordFactory(_PrintableRecord)
+    warnings.formatwarning = _printable_warning
+
+
+class _PrintableRecord(logging.LogRecord):
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
+
+
+def _printable_warning(*args: Any, **keywords: Any) -> str:
+    return printable(FORMAT_WARNING(*args, **keywords))

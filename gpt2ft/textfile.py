@@ -23,17 +23,23 @@ def text_pieces(
     line or, where there is none near, to the end of a word.
     Pieces of some 16,000 characters are cut before a space between two words, so that their tokens,
     made as `tokenize` does, are those of the whole text. `stamps` are path, bytes, and time of
-    change.
+    change. Raises `ValueError` for a file that is no text, or nothing but white space.
     """
     for path, size, _ in stamps:
-        text = _read_text(path, _border(path, size, start), _border(path, size, end))
-        pieces = _lines(text) if lines else _cut(text)
-        first, held = True, next(pieces, None)
+        begin, stop = _border(path, size, start), _border(path, size, end)
+        text = read_text(path, begin, stop)
+        pieces = split_lines(text) if lines else _cut(text)
+        first, held, blank = True, next(pieces, None), True
         while held is not None:
             following = next(pieces, None)
             last = following is None
+            blank = blank and not held.strip()
             yield {"text": held, "first": lines or first, "last": lines or last}
             first, held = False, following
+        if blank:
+            raise ValueError(
+                f"{path} has only white space from byte {begin} to {stop}, give a file with text"
+            )
 
 
 def _border(path: str, size: int, fraction: float) -> int:
@@ -57,8 +63,11 @@ def _border(path: str, size: int, fraction: float) -> int:
     )
 
 
-def _read_text(path: str, start: int, stop: int) -> Iterator[str]:
-    """Bytes `start` to `stop` as UTF-8, a megabyte at a time, with every line end made `\\n`."""
+def read_text(path: str, start: int, stop: int) -> Iterator[str]:
+    """Bytes `start` to `stop` as UTF-8, a megabyte at a time, with every line end made `\\n`.
+
+    Raises `ValueError` with the first byte that is not of a text.
+    """
     utf8 = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
     with open(path, "rb") as file:
@@ -66,6 +75,11 @@ def _read_text(path: str, start: int, stop: int) -> Iterator[str]:
         while start < stop:
             pending = len(utf8.getstate()[0])
             data = file.read(min(READ_BYTES, stop - start))
+            if b"\0" in data:  # which is valid UTF-8
+                offset = start + data.index(b"\0")
+                raise ValueError(
+                    f"{path} is binary or UTF-16, byte {offset} is 0x00, give a file of UTF-8 text"
+                )
             try:
                 yield decoder.decode(data, final=start + len(data) >= stop)
             except UnicodeDecodeError as error:
@@ -79,7 +93,8 @@ def _read_text(path: str, start: int, stop: int) -> Iterator[str]:
             start += len(data)
 
 
-def _lines(chunks: Iterator[str]) -> Iterator[str]:
+def split_lines(chunks: Iterator[str]) -> Iterator[str]:
+    """Lines of a text that comes in chunks, without their ends."""
     rest = ""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split("\n")

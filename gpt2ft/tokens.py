@@ -53,6 +53,10 @@ class TokenStore:
     def n_tokens(self) -> int:
         return int(self.offsets[-1])
 
+    def largest(self) -> int:
+        """The largest token id, -1 where there is none."""
+        return max((int(chunk.max()) for chunk in self._chunks if len(chunk)), default=-1)
+
     def _places(self, token: int) -> IntArray:
         """Where a token stands in the stream, but for its end: nothing begins there."""
         pairs = zip(self._chunk_offsets[:-1], self._chunks, strict=True)
@@ -197,9 +201,9 @@ class Blocks:
         keep_apart: bool = True,
     ) -> None:
         if block_size < 3:
-            raise ValueError(f"blocks of {block_size} tokens are too short, at least 3")
+            raise ValueError(f"--block_size {block_size} is too short, at least 3 to pack")
         if store.n_tokens < 2:
-            raise ValueError(f"the corpus has {store.n_tokens} tokens, at least 2 are needed")
+            raise ValueError(f"the text has {store.n_tokens} tokens, give one of at least 2")
         self._store = store
         self._begins = store.document_starts if keep_apart else store.document_starts[:0]
         # A last block of one token would have nothing to predict: it takes one more from the block
@@ -239,7 +243,7 @@ class Rows:
         self.lengths = lengths[self._rows]
         self._store = store
         if not len(self._rows):
-            raise ValueError("no row of the corpus has two tokens, at least one is needed")
+            raise ValueError("no row of the text has two tokens, give longer rows")
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -73,7 +73,7 @@ def test_every_recipe_is_valid(path):
         ("save_total_limit", 1, "give a number >= 2"),
         ("max_grad_norm", 0.0, "give a number > 0"),
         ("adam_beta1", 1.0, "give a number < 1"),
-        ("adam_epsilon", 0.0, "give a number > 0"),
+        ("adam_epsilon", 0.0, "give a number >= 1e-30"),
         ("weight_decay", -0.1, "give a number >= 0"),
         ("seed", -1, "give a number >= 0"),
         ("seed", 2**63, f"give a number < {2**63}"),
@@ -97,7 +97,7 @@ def test_what_training_refuses(setting, value, message):
         ("top_k", -1, "give a number >= 0"),
         ("max_new_tokens", 0, "give a number >= 1"),
         ("max_new_tokens", 10**30, "give a number <= 10000000"),
-        ("repetition_penalty", 0.0, "give a number > 0"),
+        ("repetition_penalty", 0.0, "give a number >= 0.001"),
         ("prompt", [], "nothing to continue"),
     ],
 )

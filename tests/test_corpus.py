@@ -120,7 +120,7 @@ def test_what_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match="several kinds"):
         load_corpus(train_file=[str(tmp_path / "a.csv"), str(tmp_path / "b.txt")])
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\nnonsense\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.jsonl cannot be read as json"):
+    with pytest.raises(ValueError, match=r"bad\.jsonl line 2 is no JSON, Expecting value"):
         all_of(tmp_path / "bad.jsonl")
 
 
