@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ def save_checkpoint(
         values = {**snapshot.state_values(state), "random": rng_values}
         durable.write(folder / STATE, json.dumps(values).encode())
         write_manifest(folder, state.step, run or {})
-        if target.exists():  # a damaged one of the same step
+        if os.path.lexists(target):  # a damaged one of the same step, or a link
             durable.delete(trash)
             durable.rename(target, trash)
         durable.rename(folder, target)
@@ -100,7 +101,8 @@ def clear(output_dir: Path) -> None:
     except CheckpointError:  # none, or a damaged one
         files = []
     for name in (MANIFEST, *files):
-        durable.delete(output_dir / Path(name).name)
+        if name == Path(name).name and (output_dir / name).is_file():  # never "..", nor a folder
+            durable.delete(output_dir / name)
     _delete_leftovers(output_dir)
 
 
@@ -111,7 +113,7 @@ def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
     new names.
     """
     moved = []
-    for path in checkpoints(output_dir):
+    for path in _named(output_dir):
         if _step_of(path) > step:
             names = (path.with_name(f"{path.name}.aside-{n}") for n in itertools.count(1))
             target = next(name for name in names if not name.exists())
@@ -157,7 +159,10 @@ def find_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]]:
         else:
             return path, reasons
     if reasons:
-        raise CheckpointError(f"no checkpoint in {output_dir} is valid: " + "; ".join(reasons))
+        raise CheckpointError(
+            f"no checkpoint in {output_dir} is valid: {'; '.join(reasons)}, "
+            "start anew with --overwrite_output_dir"
+        )
     return None, []
 
 
@@ -176,9 +181,14 @@ def load_checkpoint(path: str | Path, state: TrainState) -> None:
     path, model = Path(path), cast(Any, state.model)
     try:
         values = read_json(path / STATE)
-        # from_pretrained: for some models transformers renames tensors between file and memory.
+        # The file that was verified, whatever config.json names. By from_pretrained: for some
+        # models transformers renames tensors between file and memory.
         saved, info = type(model).from_pretrained(
-            path, dtype=model.dtype, use_safetensors=True, output_loading_info=True
+            None,
+            config=model.config,
+            state_dict=safetensors.torch.load_file(path / "model.safetensors"),
+            dtype=model.dtype,
+            output_loading_info=True,
         )
         lost = sorted(info["missing_keys"] | info["unexpected_keys"])
         if lost:
@@ -186,7 +196,7 @@ def load_checkpoint(path: str | Path, state: TrainState) -> None:
         moments = safetensors.torch.load_file(path / OPTIMIZER)
         snapshot.restore(state, values, saved.state_dict(), moments)
         snapshot.restore_random_states(safetensors.torch.load_file(path / RNG), values["random"])
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} does not fit this run, {error}") from error
 
 

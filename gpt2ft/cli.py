@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,12 +45,12 @@ def main() -> NoReturn:
     }
     if len(sys.argv) > 1 and sys.argv[1] in commands:
         sys.exit(commands[sys.argv[1]](sys.argv[2:]))
-    wants_help = sys.argv[1:] in (["-h"], ["--help"])
-    print(
-        f"usage: gpt2ft {'|'.join(commands)} [options], see gpt2ft train --help",
-        file=sys.stdout if wants_help else sys.stderr,
-    )
-    sys.exit(0 if wants_help else USAGE_ERROR)
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(f"usage: gpt2ft {'|'.join(commands)} [options], see gpt2ft train --help")
+        sys.exit(0)
+    what = " ".join(["no command", *map(printable, sys.argv[1:2])])
+    print(f"gpt2ft: error: {what}, give {', '.join(commands)}", file=sys.stderr)
+    sys.exit(USAGE_ERROR)
 
 
 def train_main(arguments: Sequence[str] | None = None) -> int:
@@ -153,6 +154,11 @@ def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
     else:
         folders = recipes.known_output_dirs()
     found = [folder for folder in folders if (Path(folder) / "config.yaml").is_file()]
+    if not found and given["resume"] != "auto":
+        raise ValueError(
+            f"--resume {given['resume']} is no checkpoint of a run, name one as "
+            "OUTPUT_DIR/checkpoint-500"
+        )
     if not found:
         raise ValueError(f"--resume finds no run in {', '.join(folders)}, name --output_dir")
     newest = max(found, key=lambda folder: (Path(folder) / "config.yaml").stat().st_mtime)
@@ -167,6 +173,7 @@ def _generate(given: dict[str, Any]) -> int:
         name = config.model_name_or_path or newest_finished_run(Path.cwd())
     except ValueError as error:
         raise UsageError(str(error)) from error
+    prompts = _prompts(config)
     _ask_hub_once([name])
     from . import modeling
     from .precision import resolve_device, resolve_precision
@@ -195,7 +202,7 @@ def _generate(given: dict[str, Any]) -> int:
         )
 
     write = _writer(config.raw)
-    for prompt in _prompts(config):
+    for prompt in prompts:
         write(prompt)
         for piece in continue_text(prompt):
             write(piece)
@@ -204,7 +211,7 @@ def _generate(given: dict[str, Any]) -> int:
 
 
 def _prompts(config: GenerateConfig) -> list[str]:
-    lines = []
+    lines: list[str] = []
     if config.prompt_file:
         try:
             lines = Path(config.prompt_file).read_text(encoding="utf-8-sig").split("\n")
@@ -212,6 +219,8 @@ def _prompts(config: GenerateConfig) -> list[str]:
             raise ValueError(
                 f"--prompt_file {config.prompt_file} is not UTF-8, byte {error.start}, convert it"
             ) from error
+        if not "".join(lines).strip():
+            raise ValueError(f"--prompt_file {config.prompt_file} has no prompts, write one a line")
     return [*config.prompt, *(line for line in lines if line.strip())]
 
 
@@ -264,7 +273,10 @@ def _guarded(command: Callable[[], int], *, debug: bool) -> int:
         return 141
     except Exception as error:
         if debug:
-            raise
+            print(printable(traceback.format_exc()), file=sys.stderr)
+            return USAGE_ERROR if isinstance(error, UsageError) else FAILED
         message = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror and error.filename:  # the system's own
+            message = f"{error.filename} cannot be used, {error.strerror}, name another or mend it"
         print(f"gpt2ft: error: {printable(message)}", file=sys.stderr)
         return USAGE_ERROR if isinstance(error, UsageError) else FAILED

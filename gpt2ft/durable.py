@@ -29,7 +29,9 @@ def write(path: Path, data: bytes) -> None:
 
 def append(path: Path, data: bytes) -> None:
     """Add to a file; nothing makes it last, a crash may take some of it."""
-    with open(path, "ab") as file:
+    # Not through a link: it might lead to a file that a shell reads when it starts.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    with open(os.open(path, flags, 0o666), "ab") as file:
         file.write(data)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import checkpoint as checkpoints
 from . import durable, report
 from .building import Run, build, description
@@ -68,6 +70,8 @@ def finetune(config: TrainConfig) -> int:
                 return _carry_out(session)
             except Stopped as stopped:
                 return _stopped(session, stopped)
+            except torch.OutOfMemoryError as error:
+                raise MemoryError(_less_memory(run.config)) from error
             finally:
                 log.close()
 
@@ -113,6 +117,21 @@ def _carry_out(session: Session) -> int:
     folder = shlex.quote(str(session.output_dir))
     say(f"generate: python generate.py -i --model_name_or_path {folder}")
     return 0
+
+
+def _less_memory(config: TrainConfig) -> str:
+    """How to make the same steps with less memory."""
+    batch, parts = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    divisor = next((n for n in (2, 3, 5, 7) if batch % n == 0), batch)
+    ways = [f"--per_device_train_batch_size {batch // divisor}"] * (batch > 1)
+    ways += [f"--gradient_accumulation_steps {parts * divisor}"] * (batch > 1)
+    if config.per_device_eval_batch_size > 1:
+        ways.append(f"--per_device_eval_batch_size {config.per_device_eval_batch_size // 2}")
+    ways += [] if config.gradient_checkpointing else ["--gradient_checkpointing"]
+    return (
+        f"out of memory with batches of {batch} times {config.block_size} tokens, give "
+        f"{' '.join(ways) or 'a lower --block_size'}"
+    )
 
 
 def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:

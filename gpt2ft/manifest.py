@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,8 +65,9 @@ def verify_checkpoint(path: Path, *, reread: bool = True) -> dict[str, Any]:
     if path.is_symlink():
         raise CheckpointError(f"{path} is a symbolic link, name the folder itself")
     manifest = read_json(path / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {manifest.get('format')}, known is {FORMAT}")
+    if (number := manifest.get("format")) != FORMAT:
+        newer = ", update gpt2ft" if isinstance(number, int) and number > FORMAT else ""
+        raise CheckpointError(f"{path} has format {number}, known is {FORMAT}{newer}")
     files = manifest.get("files")
     # The manifest has no hash of its own: what is missing in it is damage too.
     if not isinstance(files, dict) or not files.keys() >= set(MODEL_FILES):
@@ -72,7 +75,7 @@ def verify_checkpoint(path: Path, *, reread: bool = True) -> dict[str, Any]:
     expected = {n: entry if isinstance(entry, dict) else {} for n, entry in files.items()}
     for name, entry in expected.items():
         file = path / name
-        if name != Path(name).name or file.is_symlink() or not file.is_file():
+        if name != Path(name).name or os.path.islink(file) or not os.path.isfile(file):
             raise CheckpointError(f"{path} lacks {name}")
         size, written = file.stat().st_size, entry.get("size")
         if size != written:
@@ -99,10 +102,11 @@ def _hashes(paths: list[Path], *, reread: bool) -> list[str]:
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a file that is real and not too large. Raises `CheckpointError`."""
     try:
-        if path.is_symlink() or path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} is a link or too large")
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} is no regular file or too large")
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read, {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is not an object")

@@ -24,20 +24,33 @@ def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
     Raises `ValueError` where starting would do harm, because something is in `output_dir`, or where
     there is nothing to resume; `CheckpointError` if no checkpoint is valid.
     """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"--output_dir {output_dir} is a file, name a folder")
+    _check_writable(output_dir)
     if config.resume is None:
         refuse_to_overwrite(config, output_dir)
         return None
     if config.resume != "auto":
-        verify_checkpoint(Path(config.resume))
-        return Path(config.resume)
+        named = Path(config.resume)
+        if not named.exists():
+            there = ", ".join(path.name for path in checkpoints.checkpoints(named.parent))
+            raise ValueError(f"--resume {named} is not there, there are {there or 'none'}")
+        verify_checkpoint(named)
+        return named
     path, reasons = checkpoints.find_checkpoint(output_dir)
     for reason in reasons:
         say(f"passed over: {reason}")
     if path is None:
         raise ValueError(f"--resume found no checkpoint in {output_dir.resolve()}")
     return path
+
+
+def _check_writable(output_dir: Path) -> None:
+    """Raise `ValueError` if the folder cannot be made or written: building a run takes a while."""
+    existing = next(path for path in (output_dir, *output_dir.parents) if os.path.lexists(path))
+    what = f"--output_dir {output_dir} cannot be made, {existing}"
+    if not existing.is_dir():
+        raise ValueError(f"{what} is no folder, name another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{what} is not writable, name another")
 
 
 def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
@@ -73,7 +86,10 @@ def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
     if record["steps"] < saved.get("steps", 0):
         changes.append(f"steps: {saved['steps']} then, {record['steps']} now, they may only grow")
     if changes:
-        raise ValueError(f"--resume with another configuration, {'; '.join(changes)}")
+        raise ValueError(
+            f"--resume with another configuration, {'; '.join(changes)}, undo that or start anew "
+            "in another --output_dir"
+        )
 
 
 @contextlib.contextmanager
@@ -85,7 +101,9 @@ def locked(output_dir: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         owner = path.read_text(encoding="utf-8").strip()
-        raise ValueError(f"--output_dir {output_dir} is in use by process {owner}") from None
+        raise ValueError(
+            f"--output_dir {output_dir} is in use by process {owner}, wait for it or name another"
+        ) from None
     try:
         path.write_text(f"{os.getpid()}\n", encoding="utf-8")
         yield

@@ -51,11 +51,16 @@ def sample_token(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """
     cumulative = logits.double().softmax(-1).cumsum(-1)
     total = cumulative[:, -1:]
-    if not torch.isfinite(total).all():
-        raise ValueError("the model's logits are not finite, its weights are damaged")
+    _check_finite(total)
     # Rounded up to the total itself, the product would point behind the last token.
     drawn = torch.minimum(uniform.to(total)[:, None] * total, total.nextafter(total * 0))
     return torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
+
+
+def _check_finite(values: torch.Tensor) -> None:
+    """Raise `ValueError` if logits cannot be sampled from: NaN is in every sum and maximum."""
+    if not torch.isfinite(values).all():
+        raise ValueError("the model's logits are not finite, its weights are damaged, name another")
 
 
 def generate(
@@ -85,6 +90,12 @@ def generate(
         raise ValueError("the model is in training mode, sample within `undisturbed(model)`")
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise ValueError("a prompt has no tokens, start from the end-of-text token")
+    largest, rows = max(map(max, prompts)), model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        raise ValueError(
+            f"a prompt has token id {largest}, the model's embedding {rows} rows, use the model's "
+            "own tokenizer"
+        )
     generators = [torch.Generator() for _ in prompts]
     for row, generator in enumerate(generators):
         generator.manual_seed(seeds[row]) if seeds is not None else generator.seed()
@@ -102,6 +113,7 @@ def generate(
                 uniform = [torch.rand((), generator=g, dtype=torch.float64) for g in generators]
                 tokens = sample_token(logits, torch.stack(uniform)).cpu()
             else:
+                _check_finite(logits.amax(-1))
                 tokens = logits.argmax(-1).cpu()
         yield tokens.masked_fill(ended, ENDED)
         ended |= torch.isin(tokens, torch.tensor(ends, dtype=torch.int64))

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 
 import gpt2ft
 from gpt2ft import checkpoint as checkpoints
-from gpt2ft import cli, durable, modeling
+from gpt2ft import cli, durable, modeling, untrusted
 from gpt2ft.corpus import load_corpus
 from gpt2ft.manifest import CheckpointError, read_json, verify_checkpoint
 from gpt2ft.precision import Precision
@@ -257,11 +257,11 @@ def test_the_parts_of_a_model_are_looked_at_too():
     """Each is loaded by a call of its own, which is not told whether to trust."""
     config = transformers.LlavaConfig(text_config={"model_type": "gpt2", "auto_map": AUTO_MAP})
     assert config.text_config.auto_map
-    modeling._drop_code(config)
+    untrusted.drop_code(config)
     assert not hasattr(config.text_config, "auto_map")
     config.text_config._attn_implementation = "foreign/code"
     with pytest.raises(ValueError, match="code from foreign/code, which is refused"):
-        modeling._drop_code(config)
+        untrusted.drop_code(config)
 
 
 TOKENIZER_ATTACKS = {
@@ -317,7 +317,7 @@ def test_a_way_that_nobody_thought_of_is_not_asked_about(model_folder, marker, m
     add_code(model_folder, marker)
     edit(model_folder / "config.json", model_type="foreign", auto_map=AUTO_MAP)
     edit(model_folder / "tokenizer_config.json", tokenizer_class="AutoConfig")
-    monkeypatch.setattr(modeling, "_check_tokenizer", lambda *_: None)
+    monkeypatch.setattr(modeling, "check_tokenizer", lambda *_: None)
     with pytest.raises(ValueError, match="run code of its own"):
         gpt2ft.load_tokenizer(str(model_folder))
 
