@@ -238,5 +238,5 @@ def description(run: Run) -> str:
         f"{precision.name} on {precision.device}{threads}\n"
         f"data   {source}: {n_tokens:,} tokens in "
         f"{len(run.data.samples):,} {kind}{evaluated}; {pad}{note}\n"
-        f"run    {run.max_steps:,} steps of {batch} {kind}, into {config.output_dir}"
+        f"run    {run.max_steps:,} steps of {batch} {kind}"
     )

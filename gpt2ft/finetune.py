@@ -55,7 +55,7 @@ def finetune(config: TrainConfig) -> int:
         record = {"config": settings_of(run.config), "data": run.digest, "steps": run.max_steps}
         if checkpoint:
             refuse_changes(checkpoint, record)
-        say(description(run))
+        say(f"{description(run)}, into {config.output_dir}")
         durable.make_folder(output_dir)
         with locked(output_dir), stop.postponed():
             history = _prepare(config, run, checkpoint, output_dir)
