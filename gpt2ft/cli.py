@@ -35,6 +35,11 @@ CHOICES = (
     "resume",
 )
 
+SAMPLING = (
+    *("seed", "max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"),
+    *("repetition_penalty", "no_repeat_ngram_size", "bad_words"),
+)
+
 
 def main() -> NoReturn:
     """The installed command: `gpt2ft train ...`, `generate ...`, `verify-resume ...`."""
@@ -186,18 +191,14 @@ def _generate(given: dict[str, Any]) -> int:
     model = modeling.load_model(name, revision=config.model_revision)
     model.to(precision.device)
 
+    settings = {name: getattr(config, name) for name in SAMPLING}
+
     def continue_text(prompt: str) -> Iterator[str]:
         return stream(
             model,
             tokenizer,
             prompt,
-            seed=config.seed,
-            max_new_tokens=config.max_new_tokens,
-            do_sample=config.do_sample,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            repetition_penalty=config.repetition_penalty,
+            **settings,
             autocast=precision.autocast,
         )
 

@@ -168,8 +168,16 @@ class GenerateConfig:
     """Draw from this many most probable tokens; 0: from all."""
     top_p: float = 0.95
     """Draw from the fewest tokens that together have this probability."""
+    min_p: float = 0.0
+    """Draw only tokens with at least this fraction of the greatest probability."""
+    typical_p: float = 1.0
+    """Draw from the tokens nearest to the expected surprise that together have this probability."""
     repetition_penalty: float = 1.0
     """Above 1: tokens already in the text become less probable."""
+    no_repeat_ngram_size: int = 0
+    """So many tokens in a row never stand twice in a text, prompt included; 0: they may."""
+    bad_words: list[str] = field(default_factory=list)
+    """Words never to write, alone or after a space."""
     seed: int | None = None
     """The same seed gives the same text; default: a new one each time."""
     device: str = "auto"
@@ -185,8 +193,9 @@ class GenerateConfig:
         """Raise `ValueError` with what is wrong, the value and what to do."""
         _check(self, "max_new_tokens", at_least=1, at_most=10**7)
         _check(self, "temperature", at_least=0, at_most=1000)
-        _check(self, "top_k", at_least=0)
-        _check(self, "top_p", above=0, at_most=1)
+        _check(self, "top_k", "no_repeat_ngram_size", at_least=0)
+        _check(self, "top_p", "typical_p", above=0, at_most=1)
+        _check(self, "min_p", at_least=0, at_most=1)
         _check(self, "repetition_penalty", at_least=0.001, at_most=1000)
         _check(self, "seed", at_least=0, below=2**63)
         if not (self.interactive or self.prompt or self.prompt_file):

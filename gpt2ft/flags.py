@@ -72,7 +72,8 @@ def _add_flag(
     elif field.name == "prompt":
         parser.add_argument("-p", *names, action="append", metavar="TEXT", **options)
     elif typing.get_origin(kind) is list:
-        parser.add_argument(*names, nargs="+", action="extend", metavar="FILE", **options)
+        metavar = "FILE" if field.name.endswith("file") else "TEXT"
+        parser.add_argument(*names, nargs="+", action="extend", metavar=metavar, **options)
     elif typing.get_origin(kind) is Literal:
         parser.add_argument(*names, choices=typing.get_args(kind), **options)
     else:

@@ -8,39 +8,10 @@ from typing import Any
 
 import torch
 
+from .filters import ban_repeated_ngrams, ban_sequences, filter_logits, penalize_repetition
+
 ENDED = -1
 GREEDY_BELOW = 1e-6  # a temperature under it would overflow the logits
-
-
-def penalize_repetition(logits: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
-    """Make tokens `seen (B, V)` less probable in logits `(B, V)` (CTRL, Keskar et al., 2019).
-
-    Positive logits are divided by the penalty, negative ones multiplied.
-    """
-    penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
-    return torch.where(seen, penalized, logits)
-
-
-def filter_logits(
-    logits: torch.Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
-) -> torch.Tensor:
-    """Logits `(B, V)` divided by the temperature, -inf where a token is not to be drawn.
-
-    `top_k` keeps the k greatest, and what is equal to the least of them; 0 keeps all. `top_p` then
-    keeps the fewest whose probabilities sum to at least p (Holtzman et al., 2020), at least one.
-    Each is the same as the logits processor of that name in `transformers`.
-    """
-    if temperature != 1.0:
-        logits = logits / temperature
-    if 0 < top_k < logits.shape[-1]:
-        least = torch.topk(logits, top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if top_p < 1.0:
-        ascending, order = torch.sort(logits)
-        outside = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
-        outside[:, -1] = False
-        logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
-    return logits
 
 
 def sample_token(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
@@ -72,7 +43,11 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    typical_p: float = 1.0,
     repetition_penalty: float = 1.0,
+    no_repeat_ngram_size: int = 0,
+    bad_words_ids: Sequence[Sequence[int]] = (),
     seeds: Sequence[int] | None = None,
     eos_token_id: int | Collection[int] | None = None,
     use_cache: bool = True,
@@ -83,8 +58,10 @@ def generate(
     A prompt that has reached (one of) `eos_token_id`, which is yielded, gets -1 from there on; when
     all have, generation ends. Prompts may differ in length; each gets what it would get alone. Each
     draws from a `torch.Generator` of its own, seeded from `seeds` (default: from entropy).
-    Temperature 0 is greedy. Where a text outgrows the model's window, its older half is dropped and
-    the rest read again. Raises `ValueError` for an empty prompt, or a model in training mode.
+    Temperature 0 is greedy. The filters are those of `filters`, in the order of `transformers`;
+    `bad_words_ids` are sequences of ids never to be completed. Where a text outgrows the model's
+    window, its older half is dropped and the rest read again. Raises `ValueError` for an empty prompt, a model in training mode, logits
+    that are not finite, or where every token is banned.
     """
     if model.training:
         raise ValueError("the model is in training mode, sample within `undisturbed(model)`")
@@ -108,12 +85,25 @@ def generate(
             if repetition_penalty != 1.0:
                 seen = contexts.seen(logits.shape[-1]).to(logits.device)
                 logits = penalize_repetition(logits, seen, repetition_penalty)
+            _check_finite(logits.amax(-1))
+            if no_repeat_ngram_size:
+                logits = ban_repeated_ngrams(logits, contexts.texts, no_repeat_ngram_size)
+            if bad_words_ids:
+                logits = ban_sequences(logits, contexts.texts, bad_words_ids)
+            if (logits == -torch.inf).all(-1).any():
+                raise ValueError("every token is banned here, give fewer --bad_words")
             if do_sample and temperature >= GREEDY_BELOW:
-                logits = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+                logits = filter_logits(
+                    logits,
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
+                    min_p=min_p,
+                    typical_p=typical_p,
+                )
                 uniform = [torch.rand((), generator=g, dtype=torch.float64) for g in generators]
                 tokens = sample_token(logits, torch.stack(uniform)).cpu()
             else:
-                _check_finite(logits.amax(-1))
                 tokens = logits.argmax(-1).cpu()
         yield tokens.masked_fill(ended, ENDED)
         ended |= torch.isin(tokens, torch.tensor(ends, dtype=torch.int64))
@@ -128,7 +118,7 @@ class _Contexts:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], use_cache: bool) -> None:
         self._model = model
         self._window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self._texts = [list(prompt) for prompt in prompts]
+        self.texts = [list(prompt) for prompt in prompts]
         self._rows = [self._crop(list(prompt)) for prompt in prompts]
         self._use_cache = use_cache
         self._cache: Any = None
@@ -150,7 +140,7 @@ class _Contexts:
         self._new = tokens
         for index, token in enumerate(tokens.tolist()):
             if not ended[index]:
-                self._texts[index].append(token)
+                self.texts[index].append(token)
                 row = self._rows[index]
                 row.append(token)
                 self._rows[index] = self._crop(row)
@@ -159,10 +149,10 @@ class _Contexts:
 
     def seen(self, vocab_size: int) -> torch.Tensor:
         """Which tokens each text holds, prompt included: `(B, V)` bool."""
-        new = [text[-1:] for text in self._texts]
+        new = [text[-1:] for text in self.texts]
         if self._seen is None:
-            self._seen = torch.zeros(len(self._texts), vocab_size, dtype=torch.bool)
-            new = self._texts
+            self._seen = torch.zeros(len(self.texts), vocab_size, dtype=torch.bool)
+            new = self.texts
         for row, tokens in enumerate(new):
             self._seen[row, tokens] = True
         return self._seen
@@ -261,14 +251,29 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def stream(
-    model: Any, tokenizer: Any, prompt: str, *, seed: int | None = None, **settings: Any
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    *,
+    seed: int | None = None,
+    bad_words: Sequence[str] = (),
+    **settings: Any,
 ) -> Iterator[str]:
-    """Continue a prompt; yields the text piece by piece. Settings are those of `generate`."""
+    """Continue a prompt; yields the text piece by piece. Settings are those of `generate`.
+
+    `bad_words` are never written, neither alone nor after a space.
+    """
     ids = encode_prompt(tokenizer, prompt)
     decoder = TextDecoder(tokenizer, ids)
-    seeds = None if seed is None else [seed]
+    spellings = [spelling for word in bad_words if word for spelling in (word, f" {word}")]
     ends = end_tokens(model, tokenizer)
-    for tokens in generate(model, [ids], seeds=seeds, **{"eos_token_id": ends, **settings}):
+    settings = {
+        "seeds": None if seed is None else [seed],
+        "eos_token_id": ends,
+        "bad_words_ids": [tokenizer(s, add_special_tokens=False)["input_ids"] for s in spellings],
+        **settings,
+    }
+    for tokens in generate(model, [ids], **settings):
         if int(tokens[0]) not in ends:
             yield decoder.push(int(tokens[0]))
     yield decoder.flush()

@@ -16,7 +16,6 @@ from gpt2ft import finetune as story
 from gpt2ft.checkpoint import find_checkpoint
 from gpt2ft.config import TrainConfig
 from gpt2ft.finetune import finetune
-from gpt2ft.manifest import CheckpointError
 from gpt2ft.output_folder import locked
 from gpt2ft.recipe import load_recipe
 

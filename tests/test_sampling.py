@@ -2,31 +2,17 @@
 
 import math
 from bisect import bisect_right
-from itertools import accumulate, compress
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import (
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from gpt2ft import stream
-from gpt2ft.sampling import (
-    ENDED,
-    GREEDY_BELOW,
-    TextDecoder,
-    encode_prompt,
-    filter_logits,
-    generate,
-    penalize_repetition,
-    sample_token,
-)
+from gpt2ft.sampling import ENDED, TextDecoder, encode_prompt, generate, sample_token
+from tests.test_filters import probabilities_of, some_logits
 
 BELOW_ONE = math.nextafter(1, 0)
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17]]
@@ -36,131 +22,6 @@ def lists(steps):
     """Tokens of each prompt, without what comes after its end."""
     rows = torch.stack(list(steps)).T.tolist()
     return [[token for token in row if token != ENDED] for row in rows]
-
-
-def logits_to_try():
-    """Random, with ties, all equal, one far above the rest, and some already out."""
-    draw = torch.Generator().manual_seed(0)
-    random = torch.randn(64, 50, generator=draw) * 4
-    ties = torch.randint(0, 4, (16, 50), generator=draw).float()
-    single = torch.zeros(1, 50)
-    single[0, 7] = 100.0
-    out = random[:8].masked_fill(random[:8] < 3, -torch.inf)
-    out[:, 0] = 1.0
-    return torch.cat([random, ties, torch.zeros(1, 50), single, out])
-
-
-@st.composite
-def some_logits(draw):
-    """Any logits (B, V): few different values, so that ties are common, or huge ones; some out."""
-    width = draw(st.integers(1, 9))
-    kinds = [st.integers(-2, 2).map(float), st.floats(-1e4, 1e4, width=32), st.just(-math.inf)]
-    values = st.one_of(draw(st.lists(st.sampled_from(kinds), min_size=1)))
-    row = st.lists(values, min_size=width, max_size=width).filter(lambda row: max(row) > -math.inf)
-    return torch.tensor(draw(st.lists(row, min_size=1, max_size=3)))
-
-
-def probabilities_of(row):
-    """Softmax in plain Python."""
-    weights = [math.exp(value - max(row)) for value in row]
-    return [weight / sum(weights) for weight in weights]
-
-
-def kept(logits):
-    return (logits > -math.inf).tolist()
-
-
-TEMPERATURES = st.sampled_from([GREEDY_BELOW, 0.01, 0.7, 1.0, 3.0, 1e6])
-TOP_K = st.integers(0, 10)
-TOP_P = st.floats(0, 1, exclude_min=True) | st.sampled_from([0.25, 0.5, 0.75])
-
-
-@given(some_logits(), TEMPERATURES, TOP_K, TOP_P)
-def test_any_filters_are_those_of_transformers_and_leave_a_token(logits, temperature, top_k, top_p):
-    """At least the likeliest one, whatever the settings; what stays is not changed."""
-    expected = TemperatureLogitsWarper(temperature)(None, logits)
-    if top_k:
-        expected = TopKLogitsWarper(top_k)(None, expected)
-    if top_p < 1:
-        expected = TopPLogitsWarper(top_p)(None, expected)
-    filtered = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-    assert torch.equal(filtered, expected)
-    assert torch.equal(filtered.max(-1).values, (logits / temperature).max(-1).values)
-
-
-@given(some_logits(), st.integers(1, 10))
-def test_top_k_by_counting(logits, top_k):
-    """A token stays if fewer than k are likelier: of equals all or none."""
-    expected = [
-        [token > -math.inf and sum(other > token for other in row) < top_k for token in row]
-        for row in logits.tolist()
-    ]
-    assert kept(filter_logits(logits, top_k=top_k)) == expected
-
-
-@given(some_logits(), st.data())
-def test_top_p_by_adding_up(logits, data):
-    """What stays has probability p, without its least likely token it has not, and nothing that
-    is left out is likelier."""
-    probabilities = [probabilities_of(row) for row in logits.tolist()]
-    sums = list(accumulate(sorted(probabilities[0], reverse=True)))
-    near_a_sum = st.sampled_from(sums).flatmap(lambda p: st.sampled_from([p - 1e-4, p + 1e-4]))
-    top_p = min(data.draw(TOP_P | near_a_sum), 1.0)
-    masks = kept(filter_logits(logits, top_p=top_p))
-    for row, mask in zip(probabilities, masks, strict=True):
-        inside = sorted(compress(row, mask))
-        outside = compress(row, [not stays for stays in mask])
-        assert sum(inside) > top_p - 1e-5
-        assert sum(inside[1:]) < top_p + 1e-5
-        assert max(outside, default=0) <= inside[0]
-
-
-@pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0, 2.5])
-def test_temperature_is_that_of_transformers(temperature):
-    logits = logits_to_try()
-    expected = TemperatureLogitsWarper(temperature)(None, logits)
-    assert torch.equal(filter_logits(logits, temperature=temperature), expected)
-
-
-@pytest.mark.parametrize("top_k", [1, 2, 7, 49, 50, 1000])
-def test_top_k_is_that_of_transformers(top_k):
-    logits = logits_to_try()
-    assert torch.equal(filter_logits(logits, top_k=top_k), TopKLogitsWarper(top_k)(None, logits))
-
-
-@pytest.mark.parametrize("top_p", [0.01, 0.3, 0.5, 0.9, 0.95, 0.9999])
-def test_top_p_is_that_of_transformers(top_p):
-    logits = logits_to_try()
-    assert torch.equal(filter_logits(logits, top_p=top_p), TopPLogitsWarper(top_p)(None, logits))
-
-
-def test_all_together_in_the_order_of_transformers():
-    logits = logits_to_try()
-    expected = logits
-    for warp in (TemperatureLogitsWarper(0.6), TopKLogitsWarper(9), TopPLogitsWarper(0.8)):
-        expected = warp(None, expected)
-    assert torch.equal(filter_logits(logits, temperature=0.6, top_k=9, top_p=0.8), expected)
-    assert torch.equal(filter_logits(logits), logits)  # and nothing by default
-
-
-@pytest.mark.parametrize("penalty", [0.5, 1.3])
-def test_repetition_penalty_is_that_of_transformers(penalty):
-    logits = logits_to_try()[:64]
-    ids = torch.randint(0, 50, (64, 12), generator=torch.Generator().manual_seed(1))
-    seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, ids, True)
-    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
-    assert torch.equal(penalize_repetition(logits, seen, penalty), expected)
-
-
-@given(some_logits(), st.floats(0.1, 10), st.data())
-def test_any_penalty_is_that_of_transformers(logits, penalty, data):
-    """Also of a token that was seen twice, has logit 0, or is out."""
-    n_rows, n_tokens = logits.shape
-    text = st.lists(st.integers(0, n_tokens - 1), min_size=5, max_size=5)
-    ids = torch.tensor(data.draw(st.lists(text, min_size=n_rows, max_size=n_rows)))
-    seen = torch.tensor([[token in row for token in range(n_tokens)] for row in ids.tolist()])
-    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
-    assert torch.equal(penalize_repetition(logits, seen, penalty), expected)
 
 
 @given(some_logits(), st.data())
@@ -387,3 +248,43 @@ def test_stream_is_the_text_of_generate(model, tokenizer):
 def test_an_empty_prompt_starts_from_end_of_text(tokenizer):
     assert encode_prompt(tokenizer, "") == [0]
     assert encode_prompt(tokenizer, "a") == tokenizer("a")["input_ids"]
+
+
+@pytest.mark.parametrize("options", [{"no_repeat_ngram_size": 2}, {"bad_words_ids": [[9], [3, 4]]}])
+def test_with_bans_greedy_is_that_of_transformers(options, model):
+    """Up to the end of the window, where transformers would stop."""
+    model.eval()
+    prompt = PROMPTS[2]
+    theirs = model.generate(
+        torch.tensor([prompt]), max_new_tokens=50, do_sample=False, eos_token_id=None, **options
+    )
+    (ours,) = lists(generate(model, [prompt], max_new_tokens=50, temperature=0, **options))
+    assert ours == theirs[0, len(prompt) :].tolist()
+
+
+def test_no_ngram_stands_twice_even_beyond_the_window(model):
+    prompt = PROMPTS[0]
+    settings = {"max_new_tokens": 150, "no_repeat_ngram_size": 2, "temperature": 0}
+    (new,) = lists(generate(model.eval(), [prompt], **settings))
+    text = [*prompt, *new]
+    pairs = list(pairwise(text))
+    assert len(text) > 2 * 64 and len(set(pairs)) == len(pairs)
+    (free,) = lists(generate(model, [prompt], max_new_tokens=150, temperature=0))
+    pairs = list(pairwise(free))
+    assert len(set(pairs)) < len(pairs)  # without it, they do
+
+
+def test_bad_words_are_never_written(model, tokenizer):
+    """Alone and after a space, in texts that would have them."""
+    settings = {"max_new_tokens": 300, "temperature": 3.0, "seed": 1}
+    usual = "".join(stream(model.eval(), tokenizer, "a", **settings))
+    letters = [letter for letter in "abcdefgh" if letter in usual[1:]]
+    assert len(letters) > 2
+    text = "".join(stream(model, tokenizer, "a", bad_words=[*letters, ""], **settings))
+    assert not set(letters) & set(text)
+
+
+def test_if_everything_is_banned_it_says_so(model):
+    banned = [[token] for token in range(257)]
+    with pytest.raises(ValueError, match="every token is banned"):
+        next(generate(model.eval(), [[5]], max_new_tokens=1, bad_words_ids=banned))
