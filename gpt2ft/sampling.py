@@ -60,8 +60,8 @@ def generate(
     draws from a `torch.Generator` of its own, seeded from `seeds` (default: from entropy).
     Temperature 0 is greedy. The filters are those of `filters`, in the order of `transformers`;
     `bad_words_ids` are sequences of ids never to be completed. Where a text outgrows the model's
-    window, its older half is dropped and the rest read again. Raises `ValueError` for an empty prompt, a model in training mode, logits
-    that are not finite, or where every token is banned.
+    window, its older half is dropped and the rest read again. Raises `ValueError` for an empty
+    prompt, a model in training mode, logits that are not finite, or if every token is banned.
     """
     if model.training:
         raise ValueError("the model is in training mode, sample within `undisturbed(model)`")
