@@ -6,6 +6,7 @@ Whatever takes long to import (torch, transformers, datasets) is imported where 
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
@@ -17,7 +18,7 @@ from . import recipe as recipes
 from .config import GenerateConfig, TrainConfig
 from .flags import USAGE_ERROR, make_parser
 from .hub import HubUnavailableError, go_offline_if_unreachable
-from .stopping import Stopped, listening
+from .stopping import Stop, Stopped, listening
 from .terminal import discard_output, printable, say, silence_libraries
 
 FAILED = 1
@@ -60,9 +61,9 @@ def main() -> NoReturn:
 
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """Fine-tune; returns the exit status."""
-    with listening():
+    with listening() as stop:
         given = vars(make_parser(TrainConfig, "train").parse_args(arguments))
-        return _guarded(lambda: _train(given), debug=given.get("debug", False))
+        return _guarded(lambda: _train(given, stop), debug=given.get("debug", False))
 
 
 def generate_main(arguments: Sequence[str] | None = None) -> int:
@@ -79,47 +80,52 @@ def verify_resume_main(arguments: Sequence[str] | None = None) -> int:
     )
     text = "optimizer steps before the stop, and again after it (default: 3)"
     parser.add_argument("--steps", type=int, default=3, metavar="N", help=text)
-    with listening():
+    with listening() as stop:
         given = vars(parser.parse_args(arguments))
-        return _guarded(lambda: _verify_resume(given), debug=given.get("debug", False))
+        return _guarded(lambda: _verify_resume(given, stop), debug=given.get("debug", False))
 
 
 class UsageError(ValueError):
     """What was asked for does not make sense; nothing was done."""
 
 
-def _train(given: dict[str, Any]) -> int:
-    def command(config: TrainConfig) -> int:
+def _train(given: dict[str, Any], stop: Stop) -> int:
+    def load() -> Callable[[TrainConfig], int]:
         from .finetune import finetune
 
-        return finetune(config)
+        return finetune
 
-    return _with_fallback(given, command)
+    return _with_fallback(given, stop, load)
 
 
-def _verify_resume(given: dict[str, Any]) -> int:
+def _verify_resume(given: dict[str, Any], stop: Stop) -> int:
     steps = given.pop("steps")
     if steps < 1:
         raise UsageError(f"--steps is {steps}, give a number >= 1")
     if "resume" in given:
         raise UsageError("--resume is for train, verify-resume resumes a run of its own, leave it")
 
-    def command(config: TrainConfig) -> int:
+    def load() -> Callable[[TrainConfig], int]:
         from .verify_resume import verify_resume
 
-        return verify_resume(config, steps=steps)
+        return functools.partial(verify_resume, steps=steps)
 
-    return _with_fallback(given, command)
+    return _with_fallback(given, stop, load)
 
 
-def _with_fallback(given: dict[str, Any], command: Callable[[TrainConfig], int]) -> int:
+def _with_fallback(
+    given: dict[str, Any], stop: Stop, load: Callable[[], Callable[[TrainConfig], int]]
+) -> int:
     """The command on the run asked for, or on the quickstart if none was and the hub is away."""
     config = _train_config(given)
     hub_names = [] if config.model_type else [config.model_name_or_path]
     if config.dataset_name != "python-reference":
         hub_names.append(config.dataset_name)
     _ask_hub_once([*hub_names, config.tokenizer_name])
-    silence_libraries()
+    with stop.postponed():  # an import of torch's that is interrupted aborts the process
+        silence_libraries()
+        command = load()
+    stop.check()
     try:
         return command(config)
     except HubUnavailableError as error:

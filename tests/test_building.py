@@ -83,7 +83,10 @@ def test_what_generation_is_given(model_folder, monkeypatch, capsys):
         yield "!"
 
     monkeypatch.setattr(sampling, "stream", stream)
-    flags = "--top_k 7 --top_p 0.5 --temperature 0.25 --repetition_penalty 1.5 --seed 3"
+    flags = (
+        "--top_k 7 --top_p 0.5 --min_p 0.1 --typical_p 0.9 --temperature 0.25 --seed 3 "
+        "--repetition_penalty 1.5 --no_repeat_ngram_size 2 --bad_words no"
+    )
     arguments = ["-p", "a", "--model_name_or_path", str(model_folder), "--max_new_tokens", "9"]
     assert cli.generate_main([*arguments, *flags.split(), "--greedy"]) == 0
     del given["autocast"]
@@ -95,9 +98,13 @@ def test_what_generation_is_given(model_folder, monkeypatch, capsys):
         "temperature": 0.25,
         "top_k": 7,
         "top_p": 0.5,
+        "min_p": 0.1,
+        "typical_p": 0.9,
         "repetition_penalty": 1.5,
+        "no_repeat_ngram_size": 2,
+        "bad_words": ["no"],
     }
-    assert set(given) - {"prompt", "seed"} <= set(inspect.signature(sampling.generate).parameters)
+    assert set(given) - {"prompt", "seed", "bad_words"} <= set(inspect.signature(sampling.generate).parameters)
     assert capsys.readouterr().out == "a!\n"
 
 
