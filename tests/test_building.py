@@ -104,7 +104,9 @@ def test_what_generation_is_given(model_folder, monkeypatch, capsys):
         "no_repeat_ngram_size": 2,
         "bad_words": ["no"],
     }
-    assert set(given) - {"prompt", "seed", "bad_words"} <= set(inspect.signature(sampling.generate).parameters)
+    assert set(given) - {"prompt", "seed", "bad_words"} <= set(
+        inspect.signature(sampling.generate).parameters
+    )
     assert capsys.readouterr().out == "a!\n"
 
 
