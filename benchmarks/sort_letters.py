@@ -10,10 +10,7 @@ import itertools
 import sys
 import time
 
-import torch
-
-from gpt2ft.modeling import load_model, load_tokenizer
-from gpt2ft.sampling import generate
+from gpt2ft import generate, load_model, load_tokenizer
 from gpt2ft.terminal import silence_libraries
 
 
@@ -21,14 +18,11 @@ def main() -> int:
     silence_libraries()
     model, tokenizer = load_model(sys.argv[1]), load_tokenizer(sys.argv[1])
     words = ["".join(letters) for letters in itertools.product("ABC", repeat=6)]
-    prompts = [tokenizer(word)["input_ids"] for word in words]
     start = time.perf_counter()
-    steps = list(generate(model, prompts, max_new_tokens=6, do_sample=False))
+    settings = {"batch_size": len(words), "max_new_tokens": 6, "do_sample": False}
+    answers = list(generate(model, tokenizer, words, **settings))
     seconds = time.perf_counter() - start
-    answers = [tokenizer.decode(row) for row in torch.stack(steps).T.tolist()]
-    right = sum(
-        answer == "".join(sorted(word)) for word, answer in zip(words, answers, strict=True)
-    )
+    right = sum(answer.text == "".join(sorted(answer.prompt)) for answer in answers)
     print(f"{right} of {len(words)} sorted, in {seconds:.1f} s")
     return 0 if right == len(words) else 1
 

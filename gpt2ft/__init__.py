@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .checkpoint import save_checkpoint as save_checkpoint
     from .collate import CausalLMCollator as CausalLMCollator
     from .corpus import load_corpus as load_corpus
+    from .generation import Continuation as Continuation
+    from .generation import generate as generate
+    from .generation import stream as stream
     from .loop import Data as Data
     from .loop import NoTargetsError as NoTargetsError
     from .loop import StepResult as StepResult
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
     from .optim import lr_at as lr_at
     from .precision import resolve_device as resolve_device
     from .precision import resolve_precision as resolve_precision
-    from .sampling import stream as stream
+    from .sampling import choose_tokens as choose_tokens
+    from .sampling import generate_tokens as generate_tokens
     from .tokens import Batches as Batches
     from .tokens import Blocks as Blocks
     from .tokens import Rows as Rows
@@ -44,6 +48,7 @@ MODULES = {
     "checkpoint": ("find_checkpoint", "load_checkpoint", "save_checkpoint"),
     "collate": ("CausalLMCollator",),
     "corpus": ("load_corpus",),
+    "generation": ("Continuation", "generate", "stream"),
     "loop": (
         "Data",
         "NoTargetsError",
@@ -59,7 +64,7 @@ MODULES = {
     "modeling": ("load_model", "load_tokenizer", "new_model"),
     "optim": ("build_optimizer", "lr_at"),
     "precision": ("resolve_device", "resolve_precision"),
-    "sampling": ("stream",),
+    "sampling": ("choose_tokens", "generate_tokens"),
     "tokens": ("Batches", "Blocks", "Rows", "tokenize"),
 }
 _MODULE_OF = {name: module for module, names in MODULES.items() for name in names}

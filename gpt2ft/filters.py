@@ -10,13 +10,18 @@ from collections.abc import Sequence
 import torch
 
 
-def penalize_repetition(logits: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
-    """Make tokens `seen (B, V)` less probable in logits `(B, V)` (CTRL, Keskar et al., 2019).
+def penalize_repetition(
+    logits: torch.Tensor, texts: Sequence[Sequence[int]], penalty: float
+) -> torch.Tensor:
+    """Make the tokens of B texts less probable in logits `(B, V)` (CTRL, Keskar et al., 2019).
 
     Positive logits are divided by the penalty, negative ones multiplied.
     """
+    seen = torch.zeros(logits.shape, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        seen[row, list(text)] = True
     penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
-    return torch.where(seen, penalized, logits)
+    return torch.where(seen.to(logits.device), penalized, logits)
 
 
 def ban_repeated_ngrams(
@@ -57,7 +62,7 @@ def filter_logits(
     top_p: float = 1.0,
     min_p: float = 0.0,
     typical_p: float = 1.0,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits `(B, V)` divided by the temperature, -inf where a token is not to be drawn.
 
     In this order: `top_k` keeps the k greatest, and what is equal to the least of them; 0 keeps
@@ -65,12 +70,13 @@ def filter_logits(
     `min_p` keeps those with at least that fraction of the greatest probability (Nguyen et al.,
     2024). `typical_p` keeps those whose surprise is nearest to what is to be expected, until their
     probabilities sum to p (Meister et al., 2022). At least one is always kept.
+
+    Returns logits `(B, K)` and the tokens they are of, `(B, K)`, ascending. With `top_k`, K is only
+    as many as that leaves, so that nothing after it sorts or sums the whole vocabulary.
     """
     if temperature != 1.0:
         logits = logits / temperature
-    if 0 < top_k < logits.shape[-1]:
-        least = torch.topk(logits, top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+    logits, ids = _keep_top_k(logits, top_k or logits.shape[-1])
     if top_p < 1.0:
         ascending, order = torch.sort(logits)
         outside = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
@@ -82,7 +88,21 @@ def filter_logits(
         logits = logits.masked_fill(outside, -torch.inf)
     if typical_p < 1.0:
         logits = _keep_typical(logits, typical_p)
-    return logits
+    return logits, ids
+
+
+def _keep_top_k(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    n_tokens = logits.shape[-1]
+    if k >= n_tokens:
+        return logits, torch.arange(n_tokens, device=logits.device).expand_as(logits)
+    greatest, ids = torch.topk(logits, k)
+    least = greatest[:, -1:]
+    n_kept = int((logits >= least).sum(-1).max())
+    if n_kept > k:
+        ids = torch.topk(logits, n_kept).indices
+    ids = ids.sort(-1).values
+    logits = logits.gather(-1, ids)
+    return logits.masked_fill(logits < least, -torch.inf), ids
 
 
 def _keep_typical(logits: torch.Tensor, mass: float) -> torch.Tensor:

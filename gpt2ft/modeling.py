@@ -150,8 +150,11 @@ def _set_dropout(config: Any, dropout: float | None) -> None:
 
 
 def window(model: Any) -> int | None:
-    """Most tokens that the model can attend to; None if its positions have no limit."""
-    size = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """Most tokens that the model can attend to; None if it has no limit, or names none."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config"):
+        return None
+    size = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(size) if size else None
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from . import report
 from .building import Run
+from .generation import stream
 from .loop import Evaluation, evaluate, undisturbed
-from .sampling import stream
 from .stopping import Stop
 from .terminal import say
 

@@ -18,8 +18,16 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from gpt2ft.filters import ban_repeated_ngrams, ban_sequences, filter_logits, penalize_repetition
+from gpt2ft import filters
+from gpt2ft.filters import ban_repeated_ngrams, ban_sequences, penalize_repetition
 from gpt2ft.sampling import GREEDY_BELOW
+
+
+def filter_logits(logits, **settings):
+    """Those of the whole vocabulary, as the processors give them: -inf for what is not returned."""
+    left, ids = filters.filter_logits(logits, **settings)
+    assert (ids.diff(dim=-1) > 0).all()
+    return torch.full_like(logits, -torch.inf).scatter(1, ids, left)
 
 
 def logits_to_try():
@@ -148,9 +156,8 @@ def test_all_together_in_the_order_of_transformers():
 def test_repetition_penalty_is_that_of_transformers(penalty):
     logits = logits_to_try()[:64]
     ids = torch.randint(0, 50, (64, 12), generator=torch.Generator().manual_seed(1))
-    seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, ids, True)
     expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
-    assert torch.equal(penalize_repetition(logits, seen, penalty), expected)
+    assert torch.equal(penalize_repetition(logits, ids.tolist(), penalty), expected)
 
 
 @given(some_logits(), st.floats(0.1, 10), st.data())
@@ -159,9 +166,8 @@ def test_any_penalty_is_that_of_transformers(logits, penalty, data):
     n_rows, n_tokens = logits.shape
     text = st.lists(st.integers(0, n_tokens - 1), min_size=5, max_size=5)
     ids = torch.tensor(data.draw(st.lists(text, min_size=n_rows, max_size=n_rows)))
-    seen = torch.tensor([[token in row for token in range(n_tokens)] for row in ids.tolist()])
     expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
-    assert torch.equal(penalize_repetition(logits, seen, penalty), expected)
+    assert torch.equal(penalize_repetition(logits, ids.tolist(), penalty), expected)
 
 
 @pytest.mark.parametrize("min_p", [0.001, 0.05, 0.5, 1.0])

@@ -10,8 +10,8 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2ft import stream
-from gpt2ft.sampling import ENDED, TextDecoder, encode_prompt, generate, sample_token
+from gpt2ft.filters import filter_logits
+from gpt2ft.sampling import ENDED, generate_tokens, sample_token
 from tests.test_filters import probabilities_of, some_logits
 
 BELOW_ONE = math.nextafter(1, 0)
@@ -20,7 +20,7 @@ PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17]]
 
 def lists(steps):
     """Tokens of each prompt, without what comes after its end."""
-    rows = torch.stack(list(steps)).T.tolist()
+    rows = torch.stack([step.tokens for step in steps]).T.tolist()
     return [[token for token in row if token != ENDED] for row in rows]
 
 
@@ -41,6 +41,103 @@ def test_any_draw_is_by_the_inverse_of_the_distribution(logits, data):
     drawn = sample_token(logits, torch.tensor(uniform, dtype=torch.float64)).tolist()
     for token, possible in zip(drawn, expected, strict=True):
         assert token in possible
+
+
+def test_draws_have_their_probabilities():
+    """Chi-square over 100,000 draws, each row of the batch with a generator of its own, against
+    the exact probabilities of what the filters leave."""
+    torch.manual_seed(0)
+    logits = torch.randn(200)
+    filtered, ids = filter_logits(logits[None], temperature=0.9, top_k=60, top_p=0.95)
+    expected = filtered[0].double().softmax(-1) * 100_000
+    assert 20 < (expected > 0).sum() < 60
+    model = FixedLogits(logits)
+    counts = torch.zeros(200, dtype=torch.float64)
+    settings = {"temperature": 0.9, "top_k": 60, "top_p": 0.95, "seeds": range(1000)}
+    for step in generate_tokens(model, [[1]] * 1000, max_new_tokens=100, **settings):
+        counts += step.tokens.bincount(minlength=200)
+    possible = expected > 0
+    drawn = counts[ids[0]]
+    assert counts.sum() == 100_000 == drawn[possible].sum()
+    statistic = ((drawn - expected)[possible] ** 2 / expected[possible]).sum()
+    freedom = possible.sum() - 1
+    chance = torch.special.gammaincc(freedom / 2, statistic / 2)  # of a statistic as great
+    assert chance > 0.001
+    shifted = expected[possible].roll(1)
+    wrong = ((drawn[possible] - shifted) ** 2 / shifted).sum()
+    assert torch.special.gammaincc(freedom / 2, wrong / 2) < 1e-9
+
+
+class FixedLogits(torch.nn.Module):
+    """The same logits for every token of every text: no attention, no positions, no cache."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+        self.eval()
+
+    def forward(self, ids):
+        return self.logits.expand(*ids.shape, -1)
+
+
+class Plain(torch.nn.Module):
+    """A model as somebody writes it by hand: ids in, logits out."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, x):
+        return self.model(x).logits
+
+
+def test_a_plain_module_will_do(model):
+    """A batch of different lengths, without mask, positions or cache: the same tokens."""
+    settings = {"temperature": 0.9, "seeds": [1, 2, 3], "max_new_tokens": 40}
+    assert lists(generate_tokens(Plain(model), PROMPTS, **settings)) == lists(
+        generate_tokens(model.eval(), PROMPTS, **settings)
+    )
+
+
+FAMILIES = {
+    "bloom": {"n_layer": 2, "n_head": 2, "hidden_size": 32},
+    "gpt_neox": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
+    "opt": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "ffn_dim": 64},
+    "mistral": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
+    "mamba": {"num_hidden_layers": 2, "hidden_size": 32},
+    "qwen2": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
+    "gemma2": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
+}
+SMALLER = {
+    "opt": {"word_embed_proj_dim": 32},
+    "mistral": {"num_key_value_heads": 2, "intermediate_size": 64, "sliding_window": 8},
+    "qwen2": {"num_key_value_heads": 2, "intermediate_size": 64},
+    "gemma2": {
+        **{"num_key_value_heads": 2, "intermediate_size": 64, "head_dim": 16},
+        **{"sliding_window": 8, "query_pre_attn_scalar": 16},
+    },
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_family_alone_in_a_batch_and_with_model_generate(family):
+    """Positions from a mask, relative ones, none at all, sliding windows, a recurrent state."""
+    torch.manual_seed(0)
+    sizes = {**FAMILIES[family], **SMALLER.get(family, {})}
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    config = transformers.AutoConfig.for_model(family, vocab_size=257, **sizes, **special)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # else what is before a token hardly matters
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    settings = {"max_new_tokens": 20, "do_sample": False, "no_repeat_ngram_size": 1}
+    together = lists(generate_tokens(model, PROMPTS, **settings))
+    for prompt, tokens in zip(PROMPTS, together, strict=True):
+        assert lists(generate_tokens(model, [prompt], **settings)) == [tokens]
+        ids = torch.tensor([prompt])
+        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        assert tokens == theirs[0, len(prompt) :].tolist()
 
 
 def test_the_greatest_number_draws_the_last_token():
@@ -84,8 +181,12 @@ def test_greedy_is_model_generate(kind, request):
             eos_token_id=None,
             pad_token_id=0,
         )[0, len(prompt) :].tolist()
-        assert lists(generate(model, [prompt], max_new_tokens=30, do_sample=False)) == [expected]
-        assert lists(generate(model, [prompt], max_new_tokens=30, temperature=0)) == [expected]
+        assert lists(generate_tokens(model, [prompt], max_new_tokens=30, do_sample=False)) == [
+            expected
+        ]
+        assert lists(generate_tokens(model, [prompt], max_new_tokens=30, temperature=0)) == [
+            expected
+        ]
 
 
 def test_greedy_with_a_penalty_is_model_generate(model):
@@ -102,7 +203,9 @@ def test_greedy_with_a_penalty_is_model_generate(model):
         )[0, 3:]
         .tolist()
     )
-    ours = generate(model, [[5, 6, 7]], max_new_tokens=40, do_sample=False, repetition_penalty=1.7)
+    ours = generate_tokens(
+        model, [[5, 6, 7]], max_new_tokens=40, do_sample=False, repetition_penalty=1.7
+    )
     assert lists(ours) == [expected]
     assert len(set(expected)) > 3
 
@@ -119,21 +222,21 @@ SETTINGS = [
 def test_a_batch_gives_what_each_prompt_gives_alone(kind, settings, request):
     """Also where some outgrow the window of 64 tokens before others."""
     model = request.getfixturevalue(kind)().eval()
-    together = lists(generate(model, PROMPTS, max_new_tokens=100, **settings))
+    together = lists(generate_tokens(model, PROMPTS, max_new_tokens=100, **settings))
     for row, prompt in enumerate(PROMPTS):
         own = dict(settings)
         if "seeds" in own:
             own["seeds"] = [own["seeds"][row]]
-        assert lists(generate(model, [prompt], max_new_tokens=100, **own)) == [together[row]]
+        assert lists(generate_tokens(model, [prompt], max_new_tokens=100, **own)) == [together[row]]
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("kind", ["make_model", "make_llama"])
 def test_with_and_without_cache(kind, settings, request):
     model = request.getfixturevalue(kind)().eval()
-    cached = lists(generate(model, PROMPTS, max_new_tokens=100, **settings))
+    cached = lists(generate_tokens(model, PROMPTS, max_new_tokens=100, **settings))
     assert cached == lists(
-        generate(model, PROMPTS, max_new_tokens=100, use_cache=False, **settings)
+        generate_tokens(model, PROMPTS, max_new_tokens=100, use_cache=False, **settings)
     )
     assert len(cached[0]) == 100
 
@@ -150,14 +253,16 @@ def test_beyond_the_window_against_a_brute_force(make_model):
                 token = int(model(torch.tensor([context])).logits[0, -1].argmax())
             context.append(token)
             expected.append(token)
-        assert lists(generate(model, [prompt], max_new_tokens=40, do_sample=False)) == [expected]
+        assert lists(generate_tokens(model, [prompt], max_new_tokens=40, do_sample=False)) == [
+            expected
+        ]
 
 
 def test_seeds(model):
     model.eval()
 
     def text(seed):
-        return lists(generate(model, [[5]], max_new_tokens=20, seeds=seed and [seed]))
+        return lists(generate_tokens(model, [[5]], max_new_tokens=20, seeds=seed and [seed]))
 
     assert text(7) == text(7) != text(8)
     assert text(None) != text(None)
@@ -166,20 +271,23 @@ def test_seeds(model):
 def test_drawing_leaves_the_global_generator_alone(model):
     model.eval()
     before = torch.get_rng_state()
-    list(generate(model, [[5]], max_new_tokens=5, seeds=[1]))
+    list(generate_tokens(model, [[5]], max_new_tokens=5, seeds=[1]))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_ends_at_end_of_text_each_on_its_own(model):
     """End-of-text is whatever the first prompt's third token is; others go on until theirs."""
     model.eval()
-    free = lists(generate(model, PROMPTS, max_new_tokens=50, temperature=3.0, seeds=[1, 2, 3]))
+    free = lists(
+        generate_tokens(model, PROMPTS, max_new_tokens=50, temperature=3.0, seeds=[1, 2, 3])
+    )
     end = free[0][2]
-    steps = list(
-        generate(
+    steps = [
+        step.tokens
+        for step in generate_tokens(
             model, PROMPTS, max_new_tokens=50, temperature=3.0, seeds=[1, 2, 3], eos_token_id=end
         )
-    )
+    ]
     for row, tokens in zip(torch.stack(steps).T.tolist(), free, strict=True):
         stop = tokens.index(end) + 1 if end in tokens else 50
         assert row == tokens[:stop] + [ENDED] * (len(steps) - stop)
@@ -188,66 +296,55 @@ def test_ends_at_end_of_text_each_on_its_own(model):
 
 def test_what_is_refused(model):
     with pytest.raises(ValueError, match="training mode"):
-        next(generate(model.train(), [[1]], max_new_tokens=1))
+        next(generate_tokens(model.train(), [[1]], max_new_tokens=1))
     with pytest.raises(ValueError, match="no tokens"):
-        next(generate(model.eval(), [[1], []], max_new_tokens=1))
+        next(generate_tokens(model.eval(), [[1], []], max_new_tokens=1))
+
+
+def test_log_probabilities_are_the_model_s_own(model):
+    """Those of Hugging Face's loss over what was drawn, whatever was filtered."""
+    settings = {"temperature": 0.5, "top_k": 9, "repetition_penalty": 1.3, "seeds": [1, 2, 3]}
+    steps = list(generate_tokens(model.eval(), PROMPTS, max_new_tokens=12, **settings))
+    ours = torch.stack([step.log_probabilities for step in steps]).sum(0)
+    for row, (prompt, tokens) in enumerate(zip(PROMPTS, lists(steps), strict=True)):
+        ids = torch.tensor([prompt + tokens])
+        labels = ids.masked_fill(torch.arange(ids.shape[1]) < len(prompt), -100)
+        with torch.no_grad():
+            loss = model(ids, labels=labels).loss
+        assert math.isclose(ours[row], -loss * len(tokens), rel_tol=1e-5)
+
+
+def test_a_caller_may_end_a_text(model):
+    """The others go on as they would have."""
+    free = lists(generate_tokens(model.eval(), PROMPTS, max_new_tokens=20, seeds=[1, 2, 3]))
+    steps = []
+    for step in generate_tokens(model, PROMPTS, max_new_tokens=20, seeds=[1, 2, 3]):
+        steps.append(step)
+        step.ended[1] |= len(steps) == 5
+    assert lists(steps) == [free[0], free[1][:5], free[2]]
+
+
+def test_a_text_that_ended_long_ago_does_not_outgrow_the_window(model):
+    """Sixty tokens and done, beside one that goes on for fifty: its position is not past 64."""
+    long, short = list(range(1, 61)), [5]
+    steps = []
+    for step in generate_tokens(model.eval(), [long, short], max_new_tokens=50, seeds=[1, 2]):
+        steps.append(step)
+        step.ended[0] = True
+    alone = lists(generate_tokens(model, [short], max_new_tokens=50, seeds=[2]))
+    assert lists(steps)[1:] == alone
 
 
 def test_token_0_is_an_ordinary_token(model):
     """A mask made from ids would hide it."""
     model.eval()
-    ours = lists(generate(model, [[0, 0, 5], [0]], max_new_tokens=5, do_sample=False))
+    ours = lists(generate_tokens(model, [[0, 0, 5], [0]], max_new_tokens=5, do_sample=False))
     for prompt, tokens in zip(([0, 0, 5], [0]), ours, strict=True):
         ids = torch.tensor([prompt])
         for token in tokens:
             with torch.no_grad():
                 assert int(model(ids).logits[0, -1].argmax()) == token
             ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
-
-
-def test_characters_are_never_split(tokenizer):
-    """One token a byte: nothing comes until a character is whole."""
-    text = "naïve — 🙂 done"
-    decoder = TextDecoder(tokenizer)
-    pieces = [decoder.push(token) for token in tokenizer(text)["input_ids"]]
-    assert "".join(pieces) == text and "�" not in "".join(pieces)
-    assert pieces.count("") == len(text.encode()) - len(text)
-    assert decoder.flush() == ""
-
-
-def test_half_a_character_at_the_end_is_shown_as_such(tokenizer):
-    decoder = TextDecoder(tokenizer)
-    for token in tokenizer("a🙂")["input_ids"][:-1]:
-        decoder.push(token)
-    assert decoder.flush() == "�"
-
-
-def test_spaces_between_words_survive_a_sentencepiece_tokenizer():
-    """Llama's decoder strips the space before the first token; the prompt's end prevents it."""
-    import tokenizers
-    from tokenizers import decoders, models
-
-    vocab = {"<unk>": 0, "▁once": 1, "▁upon": 2, "▁a": 3, "▁time": 4}
-    words = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    words.decoder = decoders.Metaspace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
-    decoder = TextDecoder(tokenizer, [1, 2])
-    assert [decoder.push(token) for token in (3, 4)] == [" a", " time"]
-
-
-def test_stream_is_the_text_of_generate(model, tokenizer):
-    model.eval()
-    settings = {"max_new_tokens": 40, "temperature": 0.9, "top_k": 40}
-    ids = tokenizer("a cat")["input_ids"]
-    tokens = lists(generate(model, [ids], seeds=[3], eos_token_id=0, **settings))[0]
-    text = "".join(stream(model, tokenizer, "a cat", seed=3, **settings))
-    assert text == tokenizer.decode(tokens, skip_special_tokens=True)
-    assert len(text) > 10
-
-
-def test_an_empty_prompt_starts_from_end_of_text(tokenizer):
-    assert encode_prompt(tokenizer, "") == [0]
-    assert encode_prompt(tokenizer, "a") == tokenizer("a")["input_ids"]
 
 
 @pytest.mark.parametrize("options", [{"no_repeat_ngram_size": 2}, {"bad_words_ids": [[9], [3, 4]]}])
@@ -258,33 +355,23 @@ def test_with_bans_greedy_is_that_of_transformers(options, model):
     theirs = model.generate(
         torch.tensor([prompt]), max_new_tokens=50, do_sample=False, eos_token_id=None, **options
     )
-    (ours,) = lists(generate(model, [prompt], max_new_tokens=50, temperature=0, **options))
+    (ours,) = lists(generate_tokens(model, [prompt], max_new_tokens=50, temperature=0, **options))
     assert ours == theirs[0, len(prompt) :].tolist()
 
 
 def test_no_ngram_stands_twice_even_beyond_the_window(model):
     prompt = PROMPTS[0]
     settings = {"max_new_tokens": 150, "no_repeat_ngram_size": 2, "temperature": 0}
-    (new,) = lists(generate(model.eval(), [prompt], **settings))
+    (new,) = lists(generate_tokens(model.eval(), [prompt], **settings))
     text = [*prompt, *new]
     pairs = list(pairwise(text))
     assert len(text) > 2 * 64 and len(set(pairs)) == len(pairs)
-    (free,) = lists(generate(model, [prompt], max_new_tokens=150, temperature=0))
+    (free,) = lists(generate_tokens(model, [prompt], max_new_tokens=150, temperature=0))
     pairs = list(pairwise(free))
     assert len(set(pairs)) < len(pairs)  # without it, they do
-
-
-def test_bad_words_are_never_written(model, tokenizer):
-    """Alone and after a space, in texts that would have them."""
-    settings = {"max_new_tokens": 300, "temperature": 3.0, "seed": 1}
-    usual = "".join(stream(model.eval(), tokenizer, "a", **settings))
-    letters = [letter for letter in "abcdefgh" if letter in usual[1:]]
-    assert len(letters) > 2
-    text = "".join(stream(model, tokenizer, "a", bad_words=[*letters, ""], **settings))
-    assert not set(letters) & set(text)
 
 
 def test_if_everything_is_banned_it_says_so(model):
     banned = [[token] for token in range(257)]
     with pytest.raises(ValueError, match="every token is banned"):
-        next(generate(model.eval(), [[5]], max_new_tokens=1, bad_words_ids=banned))
+        next(generate_tokens(model.eval(), [[5]], max_new_tokens=1, bad_words_ids=banned))
