@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +18,9 @@ from . import recipe as recipes
 from .config import GenerateConfig, TrainConfig
 from .flags import USAGE_ERROR, make_parser
 from .hub import HubUnavailableError, go_offline_if_unreachable
+from .prompts import Prompt, read_prompts
 from .stopping import Stop, Stopped, listening
-from .terminal import discard_output, printable, say, silence_libraries
+from .terminal import discard_output, error_line, printable, say, silence_libraries
 
 FAILED = 1
 # Naming any of these is a choice: the run is that one or none, without the fallback.
@@ -34,11 +35,6 @@ CHOICES = (
     "dataset_split",
     "train_file",
     "resume",
-)
-
-SAMPLING = (
-    *("seed", "max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"),
-    *("repetition_penalty", "no_repeat_ngram_size", "bad_words"),
 )
 
 
@@ -184,51 +180,14 @@ def _generate(given: dict[str, Any]) -> int:
         name = config.model_name_or_path or newest_finished_run(Path.cwd())
     except ValueError as error:
         raise UsageError(str(error)) from error
-    prompts = _prompts(config)
+    prompts = [Prompt(text) for text in config.prompt]
+    prompts += read_prompts(config.prompt_file) if config.prompt_file else []
     _ask_hub_once([name])
-    from . import modeling
-    from .precision import resolve_device, resolve_precision
-    from .repl import interact
-    from .sampling import stream
-
-    silence_libraries()
-    precision = resolve_precision(config.precision, resolve_device(config.device))
-    tokenizer = modeling.load_tokenizer(name, revision=config.model_revision)
-    model = modeling.load_model(name, revision=config.model_revision)
-    model.to(precision.device)
-
-    settings = {name: getattr(config, name) for name in SAMPLING}
-
-    def continue_text(prompt: str) -> Iterator[str]:
-        return stream(
-            model,
-            tokenizer,
-            prompt,
-            **settings,
-            autocast=precision.autocast,
-        )
-
-    write = _writer(config.raw)
-    for prompt in prompts:
-        write(prompt)
-        for piece in continue_text(prompt):
-            write(piece)
-        write("\n")
-    return interact(continue_text, write) if config.interactive else 0
-
-
-def _prompts(config: GenerateConfig) -> list[str]:
-    lines: list[str] = []
-    if config.prompt_file:
-        try:
-            lines = Path(config.prompt_file).read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"--prompt_file {config.prompt_file} is not UTF-8, byte {error.start}, convert it"
-            ) from error
-        if not "".join(lines).strip():
-            raise ValueError(f"--prompt_file {config.prompt_file} has no prompts, write one a line")
-    return [*config.prompt, *(line for line in lines if line.strip())]
+    with listening() as stop, stop.postponed():  # as for training
+        silence_libraries()
+        from .inference import infer
+    stop.check()
+    return infer(config, name, prompts)
 
 
 def newest_finished_run(folder: Path) -> str:
@@ -251,17 +210,6 @@ def _ask_hub_once(names: Sequence[str | None]) -> None:
         go_offline_if_unreachable()
 
 
-def _writer(raw: bool) -> Callable[[str], None]:
-    """Writes to standard output, control characters escaped if it is a terminal."""
-    escape = sys.stdout.isatty() and not raw
-
-    def write(text: str) -> None:
-        sys.stdout.write(printable(text) if escape else text)
-        sys.stdout.flush()
-
-    return write
-
-
 def _guarded(command: Callable[[], int], *, debug: bool) -> int:
     """Run a command; an error becomes one line on standard error, and an exit status."""
     try:
@@ -282,8 +230,5 @@ def _guarded(command: Callable[[], int], *, debug: bool) -> int:
         if debug:
             print(printable(traceback.format_exc()), file=sys.stderr)
             return USAGE_ERROR if isinstance(error, UsageError) else FAILED
-        message = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, OSError) and error.strerror and error.filename:  # the system's own
-            message = f"{error.filename} cannot be used, {error.strerror}, name another or mend it"
-        print(f"gpt2ft: error: {printable(message)}", file=sys.stderr)
+        print(f"gpt2ft: error: {printable(error_line(error))}", file=sys.stderr)
         return USAGE_ERROR if isinstance(error, UsageError) else FAILED

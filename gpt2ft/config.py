@@ -143,6 +143,13 @@ class TrainConfig:
         _check(self, "seed", at_least=0, below=2**63)
 
 
+SAMPLING = (
+    *("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"),
+    *("repetition_penalty", "no_repeat_ngram_size", "bad_words", "stop_strings"),
+)
+"""Of the fields of `GenerateConfig`, those that `gpt2ft.generate` takes by the same name."""
+
+
 @dataclass
 class GenerateConfig:
     """How to generate text from a model."""
@@ -157,7 +164,14 @@ class GenerateConfig:
     prompt: list[str] = field(default_factory=list)
     """Text to continue, may be repeated; an empty one starts from the end-of-text token."""
     prompt_file: str | None = None
-    """File with one prompt a line."""
+    """File with one prompt a line, or .jsonl with {"prompt": "...", "seed": 1}."""
+    batch_size: int = 8
+    """Texts to generate at a time, from --prompt_file or with --num_return_sequences."""
+    num_return_sequences: int = 1
+    """Texts for each prompt, with the seed, the seed + 1, and so on."""
+    json: bool = False
+    """Write a line of JSON for each text: prompt, text, tokens, seed, log_probability (natural
+    logarithm, by the model without filters) and stop_reason."""
     max_new_tokens: int = 100
     """Tokens to generate, fewer if the text ends."""
     do_sample: bool = True
@@ -178,6 +192,8 @@ class GenerateConfig:
     """So many tokens in a row never stand twice in a text, prompt included; 0: they may."""
     bad_words: list[str] = field(default_factory=list)
     """Words never to write, alone or after a space."""
+    stop_strings: list[str] = field(default_factory=list)
+    """A text ends before any of these."""
     seed: int | None = None
     """The same seed gives the same text; default: a new one each time."""
     device: str = "auto"
@@ -189,10 +205,15 @@ class GenerateConfig:
     debug: bool = False
     """Show the traceback of an error."""
 
+    def sampling(self) -> dict[str, Any]:
+        """How to sample, as `gpt2ft.generate` takes it."""
+        return {name: getattr(self, name) for name in SAMPLING}
+
     def validate(self) -> None:
         """Raise `ValueError` with what is wrong, the value and what to do."""
         _check(self, "max_new_tokens", at_least=1, at_most=10**7)
         _check(self, "temperature", at_least=0, at_most=1000)
+        _check(self, "batch_size", "num_return_sequences", at_least=1, at_most=10**6)
         _check(self, "top_k", "no_repeat_ngram_size", at_least=0)
         _check(self, "top_p", "typical_p", above=0, at_most=1)
         _check(self, "min_p", at_least=0, at_most=1)
@@ -200,11 +221,20 @@ class GenerateConfig:
         _check(self, "seed", at_least=0, below=2**63)
         if not (self.interactive or self.prompt or self.prompt_file):
             raise ValueError("nothing to continue, give -i, -p TEXT or --prompt_file FILE")
-        for prompt in self.prompt:
-            try:
-                prompt.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(f"--prompt {prompt!r} is not UTF-8, convert it") from error
+        if self.interactive and (self.json or self.num_return_sequences > 1):
+            name = "json" if self.json else "num_return_sequences"
+            raise ValueError(f"--{name} is for --prompt and --prompt_file, leave it or -i")
+        if self.num_return_sequences > 1 and not (self.do_sample and self.temperature):
+            raise ValueError(
+                f"--num_return_sequences {self.num_return_sequences} of a greedy text are the same "
+                "text, leave it or --greedy"
+            )
+        for name in ("prompt", "bad_words", "stop_strings"):
+            for text in getattr(self, name):
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise ValueError(f"--{name} {text!r} is not UTF-8, convert it") from error
 
 
 def _check(

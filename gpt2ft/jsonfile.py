@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from .textfile import read_text, split_lines
@@ -21,7 +21,7 @@ def json_texts(
     """
     for path, size, _ in stamps:
         place = None
-        for place, record in _records(path, size):
+        for place, record in records(path, split_lines(read_text(path, 0, size))):
             if not isinstance(record, dict):
                 raise ValueError(f"{place} is {json.dumps(record)[:40]}, write {EXAMPLE}")
             strings = [key for key, value in record.items() if isinstance(value, str | None)]
@@ -37,12 +37,12 @@ def json_texts(
             raise ValueError(f"{path} has no records, write lines such as {EXAMPLE}")
 
 
-def _records(path: str, size: int) -> Iterator[tuple[str, Any]]:
-    """Each record, with the place it has."""
-    lines = enumerate(split_lines(read_text(path, 0, size)), 1)
-    for number, line in lines:
+def records(path: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Each record of a file with these lines, and the place it has; `ValueError` for no JSON."""
+    numbered = iter(enumerate(lines, 1))
+    for number, line in numbered:
         if line.lstrip().startswith("["):
-            whole = "\n".join([line, *(rest for _, rest in lines)])
+            whole = "\n".join([line, *(rest for _, rest in numbered)])
             for index, record in enumerate(_parsed(path, number, whole), 1):
                 yield f"{path} record {index}", record
         elif line.strip():

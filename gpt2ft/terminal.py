@@ -39,6 +39,13 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def error_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename:  # the system's own
+        return f"{error.filename} cannot be used, {error.strerror}, name another or mend it"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def silence_libraries() -> None:
     """Keep from the terminal what the libraries say that a user can do nothing about.
 

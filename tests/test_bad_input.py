@@ -80,6 +80,8 @@ class Row:
     status: int = 1
     began: bool = False
     input: bytes = b""
+    notes: str = ""
+    """What standard error says where the status is no error."""
 
 
 # --- the rows
@@ -144,6 +146,13 @@ GENERATE_USAGE = {
     "--top_p 1.1": "--top_p is 1.1, give a number <= 1",
     "--top_p nan": "--top_p is nan, give a number > 0",
     "--top_k -1": "--top_k is -1, give a number >= 0",
+    "--batch_size 0": "--batch_size is 0, give a number >= 1",
+    "--num_return_sequences 0": "--num_return_sequences is 0, give a number >= 1",
+    "--num_return_sequences 2 -i": "--num_return_sequences is for --prompt and --prompt_file, "
+    "leave it or -i",
+    "--json -i": "--json is for --prompt and --prompt_file, leave it or -i",
+    "--num_return_sequences 2 --greedy": "--num_return_sequences 2 of a greedy text are the same "
+    "text, leave it or --greedy",
     "--top_k 1.5": "argument --top_k/--top-k: invalid int value: '1.5', see --help",
     "--max_new_tokens 0": "--max_new_tokens is 0, give a number >= 1",
     f"--max_new_tokens 1{30 * '0'}": f"--max_new_tokens is 1{30 * '0'}, give a number <= 10000000",
@@ -791,6 +800,33 @@ GENERATED = [
         "--prompt_file p.txt has no prompts, write one a line",
         written("p.txt", "\n \n"),
     ),
+    *(
+        Row(
+            f"{name} in prompts of JSON",
+            f"{MODEL} --prompt_file p.jsonl",
+            f"p.jsonl {says}",
+            written("p.jsonl", '{"prompt": "a"}\n' + line),
+        )
+        for name, line, says in (
+            ("half a record", '{"prompt": ', "line 2 is no JSON, ...correct it"),
+            ("no prompt", '{"text": "a"}', 'line 2 has no prompt, write {"prompt": ...'),
+            ("a number", "3", "line 2 has no prompt, write ..."),
+            ("prompt of no string", '{"prompt": 3}', "line 2 has no prompt, write ..."),
+            (
+                "seed of no number",
+                '{"prompt": "a", "seed": "x"}',
+                "line 2 has seed 'x', give a ...",
+            ),
+            ("seed below 0", '{"prompt": "a", "seed": -1}', "line 2 has seed -1, give a ..."),
+            ("half a character", r'{"prompt": "\ud800"}', r"line 2 has half a character, ..."),
+        )
+    ),
+    Row(
+        "no prompts of JSON",
+        f"{MODEL} --prompt_file p.jsonl",
+        "--prompt_file p.jsonl has no prompts, write one a line",
+        written("p.jsonl", "\n"),
+    ),
     Row(
         "fp16 on a CPU",
         f"{ASK} --precision fp16",
@@ -842,7 +878,14 @@ GENERATED = [
     Row("temperature 0", f"{ASK} --temperature 0", "ab...\n", status=0),
     Row("temperature close to 0", f"{ASK} --temperature 1e-300", "ab...\n", status=0),
     Row("top_k over the vocabulary", f"{ASK} --top_k 1{30 * '0'}", "ab...\n", status=0),
-    Row("prompt longer than the window", f"{ASK}{'c' * 200}", f"ab{'c' * 200}...\n", status=0),
+    Row(
+        "prompt longer than the window",
+        f"{ASK}{'c' * 200}",
+        f"ab{'c' * 200}...\n",
+        status=0,
+        notes="gpt2ft: the text is longer than the model's window of 64 tokens, from there on it "
+        "sees the newest 32 to 64\n",
+    ),
     Row("empty prompt", f"{MODEL} {GENERATE} -p ''", "...\n", status=0),
     Row("end of input", f"{MODEL} {GENERATE} -i", "", status=0),
     Row("no end of line", f"{MODEL} {GENERATE} -i", "abc...\n\n", status=0, input=b"abc"),
@@ -920,7 +963,7 @@ def check(script, row, place):
         assert re.fullmatch(f"gpt2ft: error: {says}\n", done.stderr), done.stderr
         assert touched <= (BEGUN if row.began else set())
     else:
-        assert done.stderr == ""
+        assert done.stderr == row.notes
         assert re.search(says, done.stdout, re.DOTALL), done.stdout
         assert all(script == "train.py" and name.startswith("out") for name in touched)
 

@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from gpt2ft import building, finetune, sampling
+from gpt2ft import building, finetune, generation, inference, sampling
 from gpt2ft.building import build
 from gpt2ft.config import TrainConfig
 
@@ -78,14 +78,14 @@ def test_what_generation_is_given(model_folder, monkeypatch, capsys):
 
     given = {}
 
-    def stream(model, tokenizer, prompt, **settings):
-        given.update(settings, prompt=prompt)
-        yield "!"
+    def extend(model, tokenizer, texts, **settings):
+        given.update(settings, prompt=texts[0].prompt, seed=texts[0].seed)
+        yield ["!"]
 
-    monkeypatch.setattr(sampling, "stream", stream)
+    monkeypatch.setattr(inference, "extend", extend)
     flags = (
         "--top_k 7 --top_p 0.5 --min_p 0.1 --typical_p 0.9 --temperature 0.25 --seed 3 "
-        "--repetition_penalty 1.5 --no_repeat_ngram_size 2 --bad_words no"
+        "--repetition_penalty 1.5 --no_repeat_ngram_size 2 --bad_words no --stop_strings . !"
     )
     arguments = ["-p", "a", "--model_name_or_path", str(model_folder), "--max_new_tokens", "9"]
     assert cli.generate_main([*arguments, *flags.split(), "--greedy"]) == 0
@@ -103,10 +103,11 @@ def test_what_generation_is_given(model_folder, monkeypatch, capsys):
         "repetition_penalty": 1.5,
         "no_repeat_ngram_size": 2,
         "bad_words": ["no"],
+        "stop_strings": [".", "!"],
     }
-    assert set(given) - {"prompt", "seed", "bad_words"} <= set(
-        inspect.signature(sampling.generate).parameters
-    )
+    taken = [generation.extend, sampling.generate_tokens, sampling.choose_tokens]
+    names = {name for function in taken for name in inspect.signature(function).parameters}
+    assert set(given) - {"prompt", "seed"} <= names
     assert capsys.readouterr().out == "a!\n"
 
 
