@@ -19,7 +19,7 @@ Complete = Callable[[str], list[str]]
 
 
 def read_text(ask: Ask) -> str:
-    """A line, or several between lines of three quotation marks.
+    """A line, or several between three quotation marks, which may stand on lines of their own.
 
     Raises `EOFError` at the end of input.
     """
@@ -30,8 +30,8 @@ def read_text(ask: Ask) -> str:
     with contextlib.suppress(EOFError):
         while BLOCK not in lines[-1]:
             lines.append(ask(MORE))
-    text = "\n".join(lines)
-    return text[: text.find(BLOCK)] if BLOCK in text else text
+    text = "\n".join(lines).partition(BLOCK)[0]
+    return text.removeprefix("\n").removesuffix("\n")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What the tests share: a byte-level tokenizer, a 2-layer GPT-2, and an offline, empty cache."""
 
+import json
 import os
 import tempfile
 
@@ -79,3 +80,18 @@ def model_folder(tmp_path, make_model, tokenizer):
     make_model(dropout=0.1).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def endless(tmp_path, make_model, tokenizer):
+    """A model whose texts never end."""
+    model = make_model(seed=3)
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
+    model.save_pretrained(tmp_path / "endless")
+    tokenizer.save_pretrained(tmp_path / "endless")
+    path = tmp_path / "endless" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    for name in ("eos_token", "bos_token", "pad_token"):
+        del settings[name]
+    path.write_text(json.dumps(settings))
+    return str(tmp_path / "endless")

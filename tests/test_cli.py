@@ -7,13 +7,13 @@ import subprocess
 import sys
 import time
 
-import pexpect
 import pytest
 import transformers
 
 from gpt2ft import cli
 from gpt2ft.cli import UsageError, newest_finished_run
 from gpt2ft.config import TrainConfig
+from gpt2ft.inference import JSON_FIELDS
 from gpt2ft.optim import lr_at
 from tests.processes import ROOT, Started, run
 from tests.test_corpus import make_hub_folder
@@ -225,50 +225,31 @@ def test_prompts_from_a_file_and_a_pipe_that_closes(finished, endless, tmp_path)
         assert process.wait(60) == 141
 
 
-@pytest.fixture
-def endless(tmp_path, make_model, tokenizer):
-    """A model whose texts never end."""
-    model = make_model(seed=3)
-    model.config.eos_token_id = model.generation_config.eos_token_id = None
-    model.save_pretrained(tmp_path / "endless")
-    tokenizer.save_pretrained(tmp_path / "endless")
-    path = tmp_path / "endless" / "tokenizer_config.json"
-    settings = json.loads(path.read_text())
-    for name in ("eos_token", "bos_token", "pad_token"):
-        del settings[name]
-    path.write_text(json.dumps(settings))
-    return str(tmp_path / "endless")
-
-
-def test_the_terminal(endless, tmp_path):
-    """Through a pseudo-terminal: a prompt, Ctrl-C in a text, history, escaped controls, Ctrl-D."""
-    flags = ["-i", "--model_name_or_path", endless, "--temperature", "2", "--seed", "1"]
-    terminal = pexpect.spawn(
-        sys.executable,
-        [str(ROOT / "generate.py"), *flags, "--top_k", "0", "--top_p", "1"],
-        cwd=str(tmp_path),
-        env={**ENVIRONMENT, "HOME": str(tmp_path), "TERM": "xterm"},
-        encoding="utf-8",
-        timeout=90,
-    )
-    terminal.expect("gpt2ft> ")
-    terminal.sendline("first prompt")
-    terminal.expect("first prompt\r\n.*first prompt")
-    # A text of bytes drawn almost evenly: control characters come soon, and come escaped.
-    terminal.expect(r"\\x[01][0-9a-f]")
-    shown = terminal.before
-    terminal.sendintr()
-    terminal.expect("gpt2ft> ")
-    shown += terminal.before
-    assert "\x1b" not in shown.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "")
-    terminal.send("\x1b[A")  # arrow up: the last prompt again
-    terminal.expect("first prompt")
-    terminal.send("\x15")
-    terminal.sendeof()
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    assert terminal.exitstatus == 0
-    assert "first prompt" in (tmp_path / ".gpt2ft_history").read_text()
+def test_json_lines(finished, tmp_path):
+    """Prompts with seeds of their own, several texts each, in order; what is printed is JSON."""
+    prompts = [
+        '{"prompt": "one", "seed": 4}',
+        "",
+        '{"prompt": "zwei \\u00fc\\n"}',
+        '{"prompt": ""}',
+    ]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(prompts))
+    flags = ["--model_name_or_path", finished, "--seed", "7", "--max_new_tokens", "6", "--json"]
+    flags += ["--prompt_file", "prompts.jsonl", "--batch_size", "4", "--num_return_sequences", "2"]
+    done = run("generate.py", *flags, "-p", "first", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(record["prompt"], record["seed"]) for record in records] == [
+        (prompt, seed + n)
+        for prompt, seed in [("first", 7), ("one", 4), ("zwei ü\n", 7), ("", 7)]
+        for n in (0, 1)
+    ]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(finished)
+    for record in records:
+        assert set(record) == {*JSON_FIELDS} and record["log_probability"] < 0
+        assert record["text"] == tokenizer.decode(record["tokens"], skip_special_tokens=True)
+    single = ["-p", "one", "--seed", "5", "--max_new_tokens", "6", "--model_name_or_path", finished]
+    assert run("generate.py", *single, cwd=tmp_path).stdout == "one" + records[3]["text"] + "\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
