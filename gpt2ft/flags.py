@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import inspect
 import itertools
 import typing
 from typing import Any, Literal, NoReturn
+
+import yaml
 
 from .config import TrainConfig, field_types
 from .terminal import printable
@@ -94,3 +97,26 @@ def field_docs(kind: type[Any]) -> dict[str, str]:
         for statement, doc in itertools.pairwise(body)
         if isinstance(statement, ast.AnnAssign)
     }
+
+
+def typed_value(kind_of_config: type[Any], name: str, value: str) -> Any:
+    """The value of a field as a person types it: `0.7`, `false`, `none`, `[a, "b c"]`.
+
+    Raises `ValueError` if it is none of the field's.
+    """
+    kind, optional = field_types(kind_of_config)[name]
+    if optional and value == "none":
+        return None
+    if kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+        raise ValueError(f"{name} takes a number, not {value}")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    if kind is bool and not isinstance(parsed, bool):
+        raise ValueError(f"{name} is true or false, not {value}")
+    if kind is bool or (isinstance(parsed, list) and all(isinstance(p, str) for p in parsed)):
+        return parsed
+    return [value]

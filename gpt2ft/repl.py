@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from .config import SAMPLING, GenerateConfig, field_types
+from .config import SAMPLING, GenerateConfig
 from .context import Contexts, Prefix
+from .flags import typed_value
 from .generation import (
     Continuation,
     TextDecoder,
@@ -88,7 +88,7 @@ class Session:
         self._first, self._config = config, config
         self._model, self._load = model, load
         self._texts: list[Continuation] = []  # the current one last
-        self._seconds = (0.0, 0.0)  # of the last text: to its first token, and in all
+        self._seconds: list[list[float]] = []  # of each text, until each of its tokens came
         self._noted_window = False
 
     def answer(self, line: str) -> None:
@@ -129,7 +129,9 @@ class Session:
         name, _, value = argument.partition(" ")
         if name not in SETTINGS or not value.strip():
             raise ValueError(f"/set {name} is no setting with a value, {', '.join(SETTINGS)} are")
-        changed = dataclasses.replace(self._config, **{name: _parsed(name, value.strip())})
+        changed = dataclasses.replace(
+            self._config, **{name: typed_value(GenerateConfig, name, value.strip())}
+        )
         changed.validate()
         self._config = changed
         self.write(f"{name} = {getattr(changed, name)}")
@@ -158,12 +160,14 @@ class Session:
         """/undo|take back the last text, continuation or retry"""
         self._current()
         self._texts.pop()
+        self._seconds.pop()
         last = self._texts[-1] if self._texts else None
         self.write(last.prompt + last.text if last else "no text is left")
 
     def do_reset(self, _: str) -> None:
         """/reset|forget all texts, and go back to the settings of the start"""
         self._texts.clear()
+        self._seconds.clear()
         self._config = self._first
         self.write("texts forgotten, settings as at the start")
 
@@ -215,8 +219,10 @@ class Session:
 
     def do_stats(self, _: str) -> None:
         """/stats|tokens per second of the last text, and the time to its first token"""
-        n, (first, total) = len(self._current().tokens), self._seconds
-        rate = (n - 1) / (total - first) if n > 1 and total > first else 0.0
+        self._current()
+        first, *rest = self._seconds[-1] or [0.0]
+        rate = len(rest) / (rest[-1] - first) if rest and rest[-1] > first else 0.0
+        n = len(self._seconds[-1])
         self.write(f"{n} tokens: the first after {first:.3f} s, then {rate:.1f} a second")
 
     def do_probs(self, _: str) -> None:
@@ -248,10 +254,11 @@ class Session:
     def _write_on(self, text: Continuation, *, shown: str) -> None:
         """Let the model write on; what came stays, even if it is stopped."""
         model = self._model
+        seconds: list[float] = []
         self._texts.append(text)
+        self._seconds.append(seconds)
         self.write(shown)
         start = time.perf_counter()
-        self._seconds = (0.0, 0.0)
         pieces = extend(
             model.model,
             model.tokenizer,
@@ -262,11 +269,12 @@ class Session:
         )
         try:
             for (piece,) in pieces:
-                seconds = time.perf_counter() - start
-                self._seconds = (self._seconds[0] or seconds, seconds)
+                if len(text.tokens) > len(seconds):
+                    seconds.append(time.perf_counter() - start)
                 self.write(piece)
         except ValueError:
-            self._texts.remove(text)
+            self._texts.pop()
+            self._seconds.pop()
             raise
         if not self._noted_window and (note := outgrown(model.model, text)):
             self._noted_window = True
@@ -278,23 +286,3 @@ def _shown(tokenizer: Any, text: list[int], token: int) -> str:
     decoder = TextDecoder(tokenizer, text)
     written = decoder.push(token) + decoder.flush()
     return repr(written) if written else str(tokenizer.convert_ids_to_tokens(token))
-
-
-def _parsed(name: str, value: str) -> Any:
-    """The value of a setting as typed; raises `ValueError` if it is none."""
-    kind, optional = field_types(GenerateConfig)[name]
-    if optional and value == "none":
-        return None
-    if kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(value)
-        raise ValueError(f"{name} takes a number, not {value}")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        parsed = value
-    if kind is bool and not isinstance(parsed, bool):
-        raise ValueError(f"{name} is true or false, not {value}")
-    if kind is bool or (isinstance(parsed, list) and all(isinstance(p, str) for p in parsed)):
-        return parsed
-    return [value]

@@ -20,9 +20,12 @@ def test_the_python_runs_as_it_stands(model_folder, tmp_path, monkeypatch, capsy
     model_folder.rename(tmp_path / "gpt2")
     (tmp_path / "my.txt").write_text("a line of text, and then another\n" * 300, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    ten_lines, body = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    texts, ten_lines, body = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names: dict[str, object] = {}
-    exec(ten_lines, names)  # noqa: S102 - our own README
+    exec(texts, names)  # noqa: S102 - our own README
+    written = capsys.readouterr().out
+    assert written.startswith("Once upon") and "\nThe end" in written and len(written) > 60
+    exec(ten_lines, names)  # noqa: S102
     steps = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [step for step, _ in steps] == ["10", "20"]
     assert float(steps[1][1]) < float(steps[0][1])
@@ -37,7 +40,7 @@ def test_the_python_runs_as_it_stands(model_folder, tmp_path, monkeypatch, capsy
 
 
 def test_every_command_is_understood():
-    commands = re.findall(r"python (train|generate)\.py ?([^\n`&]*)", README)
+    commands = re.findall(r"python (train|generate)\.py ?([^\n`&>]*)", README)
     assert len(commands) >= 6
     for script, arguments in commands:
         kind = TrainConfig if script == "train" else GenerateConfig

@@ -150,7 +150,9 @@ def test_a_text_may_begin_with_a_slash(session, screen):
 
 def test_help_names_every_command(session, screen):
     session.answer("/help")
-    lines = screen.take().splitlines()
+    shown = screen.take()
+    assert shown in (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = shown.splitlines()
     commands = "help set settings retry continue undo reset seed load compare save stats probs"
     assert [line.split()[0] for line in lines[1:]] == [f"/{name}" for name in commands.split()]
     assert all(len(line.split()) > 2 for line in lines)
@@ -221,6 +223,11 @@ def test_save_adds_to_a_file(session, screen, tmp_path):
 def test_stats(session, screen):
     session.answer("a cat")
     screen.take()
+    session.answer("/stats")
+    session.answer("/set max_new_tokens 5")
+    session.answer("/retry")
+    session.answer("/undo")
+    screen.clear()
     session.answer("/stats")
     numbers = re.match(r"12 tokens: the first after (.*) s, then (.*) a second", screen.take())
     assert 0 < float(numbers[1]) < 10 and float(numbers[2]) > 1
