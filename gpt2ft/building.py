@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from . import modeling
+from .checkpoint import recorded_run
 from .collate import CausalLMCollator
 from .config import TrainConfig
 from .corpus import Corpus, load_corpus
 from .loop import TrainState
 from .optim import build_optimizer, lr_at
 from .precision import resolve_device, resolve_precision
+from .recipe import settings_of
 from .tokens import Batches, Blocks, Rows, tokenize
 
 BYTES_AND_END = 257  # the least a byte-level tokenizer has
@@ -42,6 +44,15 @@ class Run:
     """Whether documents packed into one block do not see each other."""
     saved_step: int = -1
     """Step of the newest checkpoint this process saved or loaded."""
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint notes of the run, to refuse another's, and to be built again from."""
+        return {
+            "config": settings_of(self.config),
+            "data": self.digest,
+            "steps": self.max_steps,
+            "keep_apart": self.keep_apart,
+        }
 
     def loop_settings(self) -> dict[str, Any]:
         """How `loop.train` is to train it."""
@@ -83,7 +94,10 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     model.to(device)
 
     config = dataclasses.replace(config, precision=precision.name, block_size=block_size)
-    keep_apart = config.packing and modeling.keeps_documents_apart(model)
+    if checkpoint:  # found out with its first weights: others may be too near to tell
+        keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
+    else:
+        keep_apart = config.packing and modeling.keeps_documents_apart(model)
     cut: dict[str, Any] = {
         "block_size": block_size,
         "keep_apart": keep_apart,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import safetensors.torch
+from safetensors import SafetensorError
 
 from . import durable, snapshot
 from .manifest import (
@@ -113,7 +114,7 @@ def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
     new names.
     """
     moved = []
-    for path in _named(output_dir):
+    for path in named(output_dir):
         if _step_of(path) > step:
             names = (path.with_name(f"{path.name}.aside-{n}") for n in itertools.count(1))
             target = next(name for name in names if not name.exists())
@@ -130,10 +131,10 @@ def is_finished(output_dir: Path) -> bool:
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """Folders named as checkpoints, newest first; real folders only, no links."""
-    return [path for path in _named(output_dir) if path.is_dir() and not path.is_symlink()]
+    return [path for path in named(output_dir) if path.is_dir() and not path.is_symlink()]
 
 
-def _named(output_dir: Path) -> list[Path]:
+def named(output_dir: Path) -> list[Path]:
     """Whatever is named as a checkpoint, newest first."""
     found = list(output_dir.iterdir()) if output_dir.is_dir() else []
     return sorted((p for p in found if _step_of(p) >= 0), key=_step_of, reverse=True)
@@ -151,7 +152,7 @@ def find_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]]:
     Raises `CheckpointError` if there are some and none is valid: never a silent fresh start.
     """
     reasons = []
-    for path in _named(Path(output_dir)):
+    for path in named(Path(output_dir)):
         try:
             verify_checkpoint(path)
         except CheckpointError as error:
@@ -196,7 +197,7 @@ def load_checkpoint(path: str | Path, state: TrainState) -> None:
         moments = safetensors.torch.load_file(path / OPTIMIZER)
         snapshot.restore(state, values, saved.state_dict(), moments)
         snapshot.restore_random_states(safetensors.torch.load_file(path / RNG), values["random"])
-    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not fit this run, {error}") from error
 
 

@@ -161,6 +161,9 @@ def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
     else:
         folders = recipes.known_output_dirs()
     found = [folder for folder in folders if (Path(folder) / "config.yaml").is_file()]
+    for folder in () if found else folders:
+        if settings := _settings_in_checkpoint(folder):
+            return {**settings, "output_dir": folder}
     if not found and given["resume"] != "auto":
         raise ValueError(
             f"--resume {given['resume']} is no checkpoint of a run, name one as "
@@ -171,6 +174,15 @@ def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
     newest = max(found, key=lambda folder: (Path(folder) / "config.yaml").stat().st_mtime)
     saved = recipes.load_recipe(str(Path(newest) / "config.yaml"))
     return {**saved, "output_dir": newest}
+
+
+def _settings_in_checkpoint(folder: str) -> dict[str, Any]:
+    """What the newest whole checkpoint there was configured with, where config.yaml is gone."""
+    from .checkpoint import find_checkpoint, recorded_run
+
+    path, _ = find_checkpoint(folder)
+    settings: dict[str, Any] = recorded_run(path).get("config", {}) if path else {}
+    return settings
 
 
 def _generate(given: dict[str, Any]) -> int:

@@ -17,7 +17,7 @@ from .config import TrainConfig
 from .loop import StepResult, step_samples, train
 from .observation import Observation, noted, observe
 from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
-from .recipe import settings_of, to_yaml
+from .recipe import to_yaml
 from .stopping import Stop, Stopped, listening
 from .terminal import say
 
@@ -50,14 +50,19 @@ def finetune(config: TrainConfig) -> int:
     config.validate()
     output_dir = Path(config.output_dir)
     with listening() as stop:
+        found = checkpoints.named(output_dir)
         checkpoint = starting_point(config, output_dir)
         run = build(config, checkpoint)
-        record = {"config": settings_of(run.config), "data": run.digest, "steps": run.max_steps}
+        record = run.record()
         if checkpoint:
             refuse_changes(checkpoint, record)
         say(f"{description(run)}, into {config.output_dir}")
         durable.make_folder(output_dir)
         with locked(output_dir), stop.postponed():
+            if checkpoint and checkpoints.named(output_dir) != found:
+                raise ValueError(
+                    f"another run has saved in {output_dir} meanwhile, give the same command again"
+                )
             history = _prepare(config, run, checkpoint, output_dir)
             log = report.TrainingReport(
                 output_dir / METRICS,
@@ -186,10 +191,12 @@ def _skipped(session: Session, result: StepResult, in_a_row: int) -> int:
     if run.config.on_nonfinite == "stop" or exhausted or in_a_row >= MAX_SKIPPED_IN_A_ROW:
         times = f", {in_a_row} times in a row" if in_a_row > 1 else ""
         times += f", down to a scale of {scaler.get_scale():.1g}" if exhausted else ""
+        saved = run.saved_step > 0
+        last = f"checkpoint-{run.saved_step} is good" if saved else "there is no checkpoint yet"
         raise FloatingPointError(
-            f"not finite at step {result.step}{times}: {what}; this update was not made and the "
-            "last checkpoint is good, look at the samples, try a lower --learning_rate, or go on "
-            "without them with --resume --on_nonfinite skip"
+            f"not finite at step {result.step}{times}: {what}; this update was not made, {last}, "
+            "look at the samples, try a lower --learning_rate, or go on without them with "
+            f"{'--resume ' if saved else ''}--on_nonfinite skip"
         )
     if not scaler.is_enabled():  # else the step has counted it
         run.state.skipped_steps += 1
@@ -212,17 +219,19 @@ def _save(session: Session) -> None:
     run = session.run
     if run.saved_step == run.state.step:
         return
-    session.log.flush()
-    with session.log.paused():
-        path = checkpoints.save_checkpoint(
-            session.output_dir,
-            run.state,
-            tokenizer=run.tokenizer,
-            run=session.record,
-            keep=run.config.save_total_limit,
-        )
-    run.saved_step = run.state.step
-    say(f"saved {path}")
+    try:
+        session.log.flush()
+    finally:  # records that cannot be written must not cost the checkpoint
+        with session.log.paused():
+            path = checkpoints.save_checkpoint(
+                session.output_dir,
+                run.state,
+                tokenizer=run.tokenizer,
+                run=session.record,
+                keep=run.config.save_total_limit,
+            )
+        run.saved_step = run.state.step
+        say(f"saved {path}")
 
 
 def _stopped(session: Session, stopped: Stopped) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -50,9 +51,16 @@ def write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
             for path, digest in zip(paths, _hashes(paths, reread=True), strict=True)
         },
     }
-    durable.write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    durable.write(folder / MANIFEST, json.dumps(sealed(manifest), indent=1).encode())
     durable.settle(folder / MANIFEST)
     durable.sync_folder(folder)
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a hash of all that is in it, by which damage in itself is found."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {**content, "sha256": digest}
 
 
 def verify_checkpoint(path: Path, *, reread: bool = True) -> dict[str, Any]:
@@ -68,11 +76,20 @@ def verify_checkpoint(path: Path, *, reread: bool = True) -> dict[str, Any]:
     if (number := manifest.get("format")) != FORMAT:
         newer = ", update gpt2ft" if isinstance(number, int) and number > FORMAT else ""
         raise CheckpointError(f"{path} has format {number}, known is {FORMAT}{newer}")
+    if sealed(manifest) != manifest:
+        raise CheckpointError(f"{path / MANIFEST} is damaged, its sha256 is not the one recorded")
     files = manifest.get("files")
-    # The manifest has no hash of its own: what is missing in it is damage too.
     if not isinstance(files, dict) or not files.keys() >= set(MODEL_FILES):
         raise CheckpointError(f"{path / MANIFEST} is damaged, it lists no model")
     expected = {n: entry if isinstance(entry, dict) else {} for n, entry in files.items()}
+    try:
+        _check_files(path, expected, reread=reread)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read, {error}") from error
+    return manifest
+
+
+def _check_files(path: Path, expected: Mapping[str, Mapping[str, Any]], *, reread: bool) -> None:
     for name, entry in expected.items():
         file = path / name
         if name != Path(name).name or os.path.islink(file) or not os.path.isfile(file):
@@ -84,7 +101,6 @@ def verify_checkpoint(path: Path, *, reread: bool = True) -> dict[str, Any]:
     for (name, entry), digest in zip(expected.items(), digests, strict=True):
         if digest != entry.get("sha256"):
             raise CheckpointError(f"{path / name} is damaged, its sha256 is not the one recorded")
-    return manifest
 
 
 def _hashes(paths: list[Path], *, reread: bool) -> list[str]:

@@ -90,8 +90,10 @@ def _check_moments(
         raise ValueError(f"moments are missing or extra: {', '.join(different)}")
     for full_name, tensor in moments.items():
         shape = parameters[full_name.split("/", 1)[1]].shape
-        if tensor.dim() and tensor.shape != shape:
-            raise ValueError(f"{full_name} is {tuple(tensor.shape)}, not {tuple(shape)}")
+        counts = full_name.startswith("step/")
+        if tensor.shape != (() if counts else shape) or not tensor.is_floating_point():
+            form = f"{tuple(tensor.shape)} {tensor.dtype}"
+            raise ValueError(f"{full_name} is {form}, not {tuple(shape)}")
 
 
 def _by_index(

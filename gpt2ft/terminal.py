@@ -25,12 +25,13 @@ def printable(text: str) -> str:
 def say(text: str = "") -> None:
     """Lines on standard output, above the progress bar if there is one.
 
-    If nobody reads them any more (`| head`), they go nowhere: a run must not end for that.
+    If they cannot be written any more (`| head`, a terminal that was closed, a full disk), they go
+    nowhere: a run must not end for that.
     """
     try:
         tqdm.write(printable(text), file=sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         discard_output()
 
 

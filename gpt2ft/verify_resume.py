@@ -33,13 +33,15 @@ def verify_resume(config: TrainConfig, *, steps: int = 3) -> int:
         raise ValueError(f"--steps {steps} is too many, the run has {run.max_steps}, give half")
     say(f"trying steps 1 to {2 * steps}, never stopped")
     straight = _trained(run, 2 * steps)
+    del run  # before the next is built: two may be more than fits
     say(f"trying steps 1 to {steps}, saved, and from there resumed, to {2 * steps}")
     with tempfile.TemporaryDirectory(prefix="gpt2ft-verify-") as folder:
         run = build(config)
         _trained(run, steps)
-        checkpoints.save_checkpoint(folder, run.state, tokenizer=run.tokenizer)
+        checkpoints.save_checkpoint(folder, run.state, tokenizer=run.tokenizer, run=run.record())
         path, _ = checkpoints.find_checkpoint(folder)
         assert path
+        del run
         run = build(config, path)
         checkpoints.load_checkpoint(path, run.state)
     resumed = _trained(run, 2 * steps)

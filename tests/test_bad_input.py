@@ -632,6 +632,12 @@ FOLDERS = [
         all_of(folder("out"), written("out/config.yaml", "mine: 1\n")),
     ),
     Row(
+        "a link to a checkpoint",  # which was moved to another disk: silently a new run
+        TRAIN,
+        f"--output_dir out holds an unfinished run, {WAYS}",
+        all_of(folder("out"), lambda place: (place / "out/checkpoint-4").symlink_to("elsewhere")),
+    ),
+    Row(
         "in use",
         TRAIN,
         "--output_dir out is in use by process 4711, wait for it or name another",
@@ -666,6 +672,13 @@ RESUMED = [
         f"{RESUME} --overwrite_output_dir",
         "--resume and --overwrite_output_dir exclude each other, give one",
         status=2,
+    ),
+    Row(
+        "without config.yaml",
+        RESUME,
+        "resumed from out/checkpoint-4, step 4\nall 4 steps are done, nothing is left to train\n",
+        removed("out/config.yaml"),
+        status=0,
     ),
     Row(
         "no such checkpoint",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pexpect
 import pytest
 import transformers
 
@@ -250,6 +251,41 @@ def test_json_lines(finished, tmp_path):
         assert record["text"] == tokenizer.decode(record["tokens"], skip_special_tokens=True)
     single = ["-p", "one", "--seed", "5", "--max_new_tokens", "6", "--model_name_or_path", finished]
     assert run("generate.py", *single, cwd=tmp_path).stdout == "one" + records[3]["text"] + "\n"
+
+
+def test_a_terminal_that_is_closed(finished, tmp_path):
+    """As when a connection drops: nothing can be printed any more, and the run is saved."""
+    (tmp_path / "own.txt").write_text("a line of text, and another one\n" * 400, encoding="utf-8")
+    flags = ["--train_file", "own.txt", "--model_name_or_path", finished, "--block_size", "32"]
+    flags += ["--max_steps", "100000", "--logging_steps", "1", "--output_dir", "out"]
+    process = pexpect.spawn(
+        sys.executable,
+        [str(ROOT / "train.py"), *flags],
+        cwd=str(tmp_path),
+        env=ENVIRONMENT,
+        encoding="utf-8",
+        timeout=90,
+    )
+    process.expect("step     12/100000")
+    os.close(process.child_fd)  # the terminal's side: the process gets SIGHUP
+    while process.isalive():
+        time.sleep(0.1)
+    assert process.exitstatus == 128 + signal.SIGHUP
+    (path,) = (tmp_path / "out").glob("checkpoint-*")
+    assert int(path.name.removeprefix("checkpoint-")) >= 12
+
+
+def test_a_full_disk_behind_standard_output(finished, tmp_path):
+    """What is printed goes to a file that cannot grow: the run goes on, silently."""
+    (tmp_path / "own.txt").write_text("a line of text, and another one\n" * 400, encoding="utf-8")
+    flags = ["--train_file", "own.txt", "--model_name_or_path", finished, "--block_size", "32"]
+    command = [sys.executable, str(ROOT / "train.py"), *flags, "--max_steps", "3"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, timeout=90
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "gpt2-finetuned" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -32,7 +32,7 @@ import gpt2ft
 from gpt2ft import checkpoint as checkpoints
 from gpt2ft import cli, durable, modeling, untrusted
 from gpt2ft.corpus import load_corpus
-from gpt2ft.manifest import CheckpointError, read_json, verify_checkpoint
+from gpt2ft.manifest import CheckpointError, read_json, sealed, verify_checkpoint
 from gpt2ft.precision import Precision
 from gpt2ft.recipe import load_recipe
 from gpt2ft.terminal import silence_libraries
@@ -439,7 +439,7 @@ def in_manifest(checkpoint, name, **entry):
         data = (checkpoint / name).read_bytes()
         entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest["files"][name] = entry
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(sealed(manifest)))
 
 
 def resumed(folder):
