@@ -7,6 +7,7 @@ import dataclasses
 import glob
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -54,6 +55,7 @@ def interact(session: Session) -> int:
     """
     terminal = sys.stdin.isatty()
     if terminal:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started it may ignore it
         session.write(GREETING + "\n")
     with line_input(session.complete) as ask:
         while True:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import string
 import sys
 import time
@@ -280,6 +281,7 @@ def terminal(request, tmp_path, endless):
     process = pexpect.spawn(
         sys.executable,
         [str(ROOT / "generate.py"), *flags],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as from a script's `&`
         cwd=str(tmp_path),
         env=environment,
         encoding="utf-8",
