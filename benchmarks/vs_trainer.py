@@ -1,24 +1,25 @@
-"""Our step against the Hugging Face Trainer's, in one process, in ABBA order.
+"""Our step against the Hugging Face Trainer's, in ABBA order.
 
     python benchmarks/vs_trainer.py --json vs_trainer.json
 
 GPT-2 124M from `GPT2Config()` with random weights, rows of random tokens; both get the same initial
 weights, data in the same order, precision, dropout, learning rate and clipping. A block is a whole
-run of either from the same start: warm-up steps, then steps of which each is timed. Printed are
-medians, the share of the rate of a large matrix product in the same run, peak memory of each in a
-process of its own, the losses of both, and the range of the ratio over the pairs of blocks.
+run of either from the same start, warm-up steps and then steps of which each is timed, in a process
+of its own, since how memory is kept is a property of the process. Printed are medians, the share of
+the rate of a large matrix product measured between the blocks, peak memory, the losses of both, and
+the range of the ratio over the pairs of blocks.
 """
 
 import argparse
 import itertools
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
@@ -76,6 +77,7 @@ class Ordered:
 def ours(shape: Shape, n_steps: int) -> tuple[list[float], list[float]]:
     """Seconds and loss of each step."""
     model = new_model(shape)
+    gpt2ft.accelerate(model)
     precision = resolve_precision(shape.precision, torch.device("cpu"))
     optimizer = gpt2ft.build_optimizer(model, learning_rate=LEARNING_RATE)
     state = gpt2ft.TrainState.create(model, optimizer, precision=precision)
@@ -163,49 +165,57 @@ RUNS = {
 }
 
 
-def peak_memory(name: str, shape: Shape) -> int:
-    """Bytes of resident memory at most, in a process of its own."""
-    flags = ["--peak", name, "--shapes", f"{shape.rows}x{shape.length}"]
+def run_here(name: str, shape: Shape, n_steps: int) -> None:
+    """A block, in this process; prints what came of it as JSON."""
+    times, losses = RUNS[name](shape, n_steps)
+    with open("/proc/self/status", encoding="utf-8") as status:
+        peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    print(json.dumps({"name": name, "times": times, "losses": losses, "peak_bytes": peak}))
+
+
+def run(name: str, shape: Shape, n_steps: int) -> dict[str, Any]:
+    """A block, in a process of its own."""
+    flags = ["--run", name, "--steps", str(n_steps - WARM_UP)]
+    flags += ["--shapes", f"{shape.rows}x{shape.length}"]
     flags += ["--dropout", str(shape.dropout), "--precision", shape.precision]
     done = subprocess.run(
         [sys.executable, __file__, *flags], capture_output=True, text=True, check=True
     )
-    return int(done.stdout.split()[-1])
+    block: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return block
 
 
-def compare(shape: Shape, other: str, *, steps: int, pairs: int) -> dict[str, object]:
-    n_steps = WARM_UP + steps
+def compare(shape: Shape, other: str, *, steps: int, pairs: int) -> dict[str, Any]:
     order = (["ours", other, other, "ours"] * pairs)[: 2 * pairs]
-    runs = [(name, *RUNS[name](shape, n_steps)) for name in order]
-    medians = [(name, statistics.median(times)) for name, times, _ in runs]
+    blocks, rates = [], []
+    for name in order:
+        blocks.append(run(name, shape, WARM_UP + steps))
+        rates.append(matrix_rate(shape.precision))
+    rate = statistics.median(rates)
     ratios = []
-    for (name, seconds), (_, following) in zip(medians[::2], medians[1::2], strict=True):
-        ratios.append(following / seconds if name == "ours" else seconds / following)
-    rate = matrix_rate(shape.precision)
-    result: dict[str, object] = {"shape": str(shape), "other": other, "ratios": ratios}
+    for block, following in zip(blocks[::2], blocks[1::2], strict=True):
+        seconds = {b["name"]: statistics.median(b["times"]) for b in (block, following)}
+        ratios.append(seconds[other] / seconds["ours"])
+    result: dict[str, Any] = {"shape": str(shape), "other": other, "ratios": ratios}
     print(f"\n{shape}: ours against {other}")
     for name in ("ours", other):
-        seconds = statistics.median(t for run, times, _ in runs if run == name for t in times)
+        mine = [block for block in blocks if block["name"] == name]
+        seconds = statistics.median(t for block in mine for t in block["times"])
         tokens = shape.rows * shape.length
         share = tokens * FLOP_PER_TOKEN[shape.length] / seconds / rate
-        losses = next(curve for run, _, curve in runs if run == name)
-        peak = peak_memory(name, shape)
-        result[name] = {
-            "seconds": seconds,
-            "tokens_per_second": tokens / seconds,
-            "matrix_share": share,
-            "peak_bytes": peak,
-            "losses": losses,
-        }
+        peak = max(block["peak_bytes"] for block in mine)
+        result[name] = {"seconds": seconds, "matrix_share": share, "peak_bytes": peak}
+        result[name] |= {"tokens_per_second": tokens / seconds, "losses": mine[0]["losses"]}
         print(
             f"  {name:<15}{seconds:8.3f} s a step {tokens / seconds:8.0f} tok/s "
             f"{share:7.1%} of {rate / 1e9:,.0f} GFLOP/s {peak / 2**30:7.2f} GiB"
         )
-        print("    losses", " ".join(f"{loss:.4f}" for loss in losses))
-    ratios.sort()
+        print("    losses", " ".join(f"{loss:.4f}" for loss in mine[0]["losses"]))
+    memory = result["ours"]["peak_bytes"] / result[other]["peak_bytes"]
     print(
-        f"  ours is {statistics.median(ratios):.2f} times as fast, "
-        f"pairs from {ratios[0]:.2f} to {ratios[-1]:.2f}"
+        f"  ours is {statistics.median(ratios):.2f} times as fast, pairs from {min(ratios):.2f} to "
+        f"{max(ratios):.2f}, with {memory:.2f} of its memory",
+        flush=True,
     )
     return result
 
@@ -219,7 +229,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--json")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--run", help=argparse.SUPPRESS)
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     shapes = [
@@ -228,9 +238,8 @@ def main() -> None:
             args.precision, args.shapes, args.dropout
         )
     ]
-    if args.peak:
-        RUNS[args.peak](shapes[0], WARM_UP + 2)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    if args.run:
+        run_here(args.run, shapes[0], WARM_UP + args.steps)
         return
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads,", end=" "

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .generation import Continuation as Continuation
     from .generation import generate as generate
     from .generation import stream as stream
+    from .kernels import accelerate as accelerate
     from .loop import Data as Data
     from .loop import NoTargetsError as NoTargetsError
     from .loop import StepResult as StepResult
@@ -49,6 +50,7 @@ MODULES = {
     "collate": ("CausalLMCollator",),
     "corpus": ("load_corpus",),
     "generation": ("Continuation", "generate", "stream"),
+    "kernels": ("accelerate",),
     "loop": (
         "Data",
         "NoTargetsError",

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -136,10 +136,8 @@ def train_step(
     correction = n_labels / n_targets
     grad_norm = torch.nn.utils.get_total_norm(gradients) * correction
     clip = torch.clamp(max_grad_norm / (grad_norm + 1e-6), max=1.0)
-    torch._foreach_mul_(gradients, clip * correction)
-
     skipped = ~torch.isfinite(grad_norm)
-    _update(state, skipped)
+    _update(state, gradients, clip * correction, skipped)
     optimizer.zero_grad(set_to_none=True)
 
     state.tokens += n_labels
@@ -153,17 +151,22 @@ def train_step(
     return StepResult(step, loss_sum / n_targets, n_targets, grad_norm, lr, skipped)
 
 
-def _update(state: TrainState, skipped: torch.Tensor) -> None:
-    """The optimizer's update and the scaler's, unless it is to be skipped."""
-    optimizer = state.optimizer
+def _update(
+    state: TrainState, gradients: list[torch.Tensor], factor: torch.Tensor, skipped: torch.Tensor
+) -> None:
+    """The optimizer's update by the gradients times a factor, and the scaler's, or neither."""
+    optimizer: Any = state.optimizer
+    if getattr(optimizer, "_step_supports_amp_scaling", False) and not state.scaler.is_enabled():
+        # A fused optimizer divides and refuses by itself, as it does for the scaler: no pass over
+        # the gradients, and nothing is read back.
+        optimizer.grad_scale, optimizer.found_inf = factor.reciprocal(), skipped.float()
+        optimizer.step()
+        del optimizer.grad_scale, optimizer.found_inf
+        return
+    torch._foreach_mul_(gradients, factor)
     if state.scaler.is_enabled():
         state.scaler.step(optimizer)  # knows from unscaling whether to skip
         state.scaler.update()
-    elif getattr(optimizer, "_step_supports_amp_scaling", False):
-        # A fused optimizer refuses on the device, as it does for the scaler: nothing is read back.
-        optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-        optimizer.step()
-        del optimizer.found_inf  # type: ignore[attr-defined]
     elif not skipped:  # any other optimizer has to be asked on the host, which waits for the device
         optimizer.step()
 

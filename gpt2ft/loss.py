@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from .kernels import linear_cross_entropy
+from .modeling import plain_head
 
 IGNORED = -100
 
@@ -16,24 +20,28 @@ def count_targets(labels: torch.Tensor) -> torch.Tensor:
 
 
 def causal_lm_loss(
-    model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
+    model: Any, batch: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of every next token, summed, and the number of targets.
 
     `batch` holds `input_ids (B, T)` and `labels (B, T)`, -100 where nothing is to be predicted, and
     optionally `position_ids` and `attention_mask`. Returns two 0-d tensors: the fp32 sum in nats,
     and the count. The caller divides, once, over all that belongs to one step or one evaluation;
-    a mean of means would weigh short batches too much.
+    a mean of means would weigh short batches too much. On a CPU, where the model's head is a plain
+    product, the logits never exist whole, see `kernels.linear_cross_entropy`.
     """
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    # use_cache=False: with a cache, transformers would not see that position_ids restart, and
-    # packed documents would attend to each other.
-    logits = model(**inputs, use_cache=False).logits
-    labels = batch["labels"]
-    loss_sum = F.cross_entropy(
-        logits[:, :-1].float().flatten(0, 1),
-        labels[:, 1:].flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
-    return loss_sum, count_targets(labels)
+    inputs: dict[str, Any] = {name: x for name, x in batch.items() if name != "labels"}
+    # Without it, transformers would not see that position_ids restart, and packed documents would
+    # attend to each other.
+    inputs["use_cache"] = False
+    targets = batch["labels"][:, 1:].flatten()
+    n_targets = count_targets(batch["labels"])
+    head = plain_head(model) if targets.device.type == "cpu" else None
+    if head is None:
+        logits = model(**inputs).logits[:, :-1].float().flatten(0, 1)
+        return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum"), n_targets
+    hidden = model.base_model(**inputs).last_hidden_state[:, :-1].flatten(0, 1)
+    if n_targets < len(targets):
+        labelled = targets != IGNORED
+        hidden, targets = hidden[labelled], targets[labelled]
+    return linear_cross_entropy(hidden, head, targets), n_targets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -16,6 +17,8 @@ from .untrusted import check_model, check_tokenizer, drop_code, loading
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 8192
+
+_plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
 def load_tokenizer(name: str, *, revision: str = "main") -> Any:
@@ -200,6 +203,29 @@ def is_causal(model: Any) -> bool:
         one, other = model(input_ids=ids, use_cache=False).logits[:, :3]
     # Relative to all of them: those of a new model are small. Causal ones differ by nothing at all.
     return bool((one - other).norm() <= 1e-5 * one.norm())
+
+
+def plain_head(model: Any) -> torch.Tensor | None:
+    """The weight `(V, D)` of the model's head, if its logits are the hidden states times that.
+
+    None for a head with a bias or a hook, and where something else is done to the logits (Gemma
+    caps them, Cohere scales them): that is tried, once for a model.
+    """
+    if not isinstance(model, transformers.PreTrainedModel):
+        return None
+    head = model.get_output_embeddings()
+    hooks = (model._forward_hooks, model._forward_pre_hooks)
+    if type(head) is not torch.nn.Linear or head.bias is not None or any(hooks):
+        return None
+    if head._forward_hooks or head._forward_pre_hooks:
+        return None
+    if model not in _plain:
+        with _looking(model):
+            ids = torch.tensor([[1, 2, 3]], device=model.device)
+            hidden = model.base_model(input_ids=ids, use_cache=False)[0]
+            logits = model(input_ids=ids, use_cache=False).logits
+            _plain[model] = torch.allclose(head(hidden), logits, rtol=1e-3, atol=1e-4)
+    return head.weight if _plain[model] else None
 
 
 @contextlib.contextmanager

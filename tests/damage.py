@@ -164,8 +164,8 @@ def no_memory():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return original(self, *arguments, **options)
 
-    original = transformers.GPT2LMHeadModel.forward
-    transformers.GPT2LMHeadModel.forward = forward
+    original = transformers.GPT2Model.forward
+    transformers.GPT2Model.forward = forward
 
 
 def no_labels():

@@ -250,7 +250,7 @@ def test_evaluation_is_weighted_by_tokens(model):
     with torch.no_grad():
         expected = float(model.eval()(input_ids=batch["input_ids"], labels=batch["labels"]).loss)
     for evaluation in losses:
-        assert evaluation.loss == pytest.approx(expected, abs=1e-6)
+        assert evaluation.loss == pytest.approx(expected, rel=5e-7)  # four times fp32's rounding
         assert evaluation.perplexity == pytest.approx(math.exp(expected), rel=1e-5)
         assert evaluation.n_targets == sum(range(2, 10))
 

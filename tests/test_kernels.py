@@ -1,0 +1,299 @@
+"""Each against what it stands for: pytest tests/test_kernels.py"""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gpt2ft import CausalLMCollator, accelerate, causal_lm_loss, kernels
+from gpt2ft.kernels import LOSS_ROWS, dropout, keep_mask, linear_cross_entropy
+from gpt2ft.modeling import plain_head
+from gpt2ft.sampling import generate_tokens
+from tests.test_sampling import FAMILIES, SMALLER
+
+ROWS = [[3, 200, 7, 7, 41, 9], [250, 1], [8, 9, 10, 11], [5, 6, 7, 8, 9, 10, 11, 12]]
+
+
+@pytest.fixture
+def tensors():
+    """hidden (N, D), weight (V, D), targets (N,), N over several pieces."""
+    torch.manual_seed(0)
+    n = 2 * LOSS_ROWS + 77
+    hidden = torch.randn(n, 24, requires_grad=True)
+    weight = torch.randn(301, 24, requires_grad=True)
+    return hidden, weight, torch.randint(0, 301, (n,))
+
+
+def gradients_of(loss, *tensors):
+    return torch.autograd.grad(loss * 0.37, [t for t in tensors if t.requires_grad])
+
+
+def test_the_loss_is_that_of_the_whole_logits(tensors):
+    hidden, weight, targets = tensors
+    ours = linear_cross_entropy(hidden, weight, targets)
+    double = [t.detach().double().requires_grad_() for t in (hidden, weight)]
+    expected = F.cross_entropy(double[0] @ double[1].T, targets, reduction="sum")
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-6, atol=0)
+    pairs = zip(gradients_of(ours, hidden, weight), gradients_of(expected, *double), strict=True)
+    for gradient, wanted in pairs:
+        torch.testing.assert_close(gradient.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_under_autocast_it_is_as_near_to_the_truth_as_the_whole_logits(tensors):
+    """In bf16 both are off by its rounding; ours not by more than half as much again."""
+    hidden, weight, targets = tensors
+    truth = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    wanted = gradients_of(truth, hidden, weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = linear_cross_entropy(hidden, weight, targets)
+        usual = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
+    assert ours.dtype is torch.float32
+    torch.testing.assert_close(ours, usual, rtol=1e-4, atol=0)
+    for gradient, other, exact in zip(
+        gradients_of(ours, hidden, weight),
+        gradients_of(usual, hidden, weight),
+        wanted,
+        strict=True,
+    ):
+        assert gradient.dtype is torch.float32
+        error, usual_error = ((g - exact).norm() / exact.norm() for g in (gradient, other))
+        assert error < 1.5 * usual_error < 0.02
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight", "both"])
+def test_what_is_frozen_gets_no_gradient(frozen, tensors):
+    hidden, weight, targets = tensors
+    hidden.requires_grad_(frozen == "weight")
+    weight.requires_grad_(frozen == "hidden")
+    loss = linear_cross_entropy(hidden, weight, targets)
+    assert loss.requires_grad == (frozen != "both")
+    expected = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    if frozen != "both":
+        (ours,), (theirs,) = (gradients_of(x, hidden, weight) for x in (loss, expected))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_no_targets_at_all(tensors):
+    hidden, weight, targets = tensors
+    loss = linear_cross_entropy(hidden[:0], weight, targets[:0])
+    assert float(loss.detach()) == 0
+    for gradient in gradients_of(loss, hidden, weight):
+        assert not gradient.any()
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation makes."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.size = max(self.size, tensor.numel())
+        return out
+
+
+def test_the_logits_never_exist_whole(tensors):
+    hidden, weight, targets = tensors
+    with Largest() as ours:
+        linear_cross_entropy(hidden, weight, targets).backward()
+    with Largest() as usual:
+        F.cross_entropy(F.linear(hidden, weight), targets, reduction="sum").backward()
+    assert ours.size == LOSS_ROWS * 301
+    assert usual.size == len(hidden) * 301
+
+
+def small(family, **settings):
+    torch.manual_seed(0)
+    sizes = {**FAMILIES[family], **SMALLER.get(family, {}), **settings}
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    config = transformers.AutoConfig.for_model(family, vocab_size=257, **sizes, **special)
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def test_which_heads_are_plain(model, make_llama):
+    for plain in (model, make_llama(), small("opt"), small("mistral")):
+        assert plain_head(plain) is plain.get_output_embeddings().weight
+    torch.manual_seed(0)
+    capped = small("gemma2", final_logit_softcapping=0.05)
+    assert plain_head(capped) is None
+    scaled = transformers.CohereForCausalLM(
+        transformers.CohereConfig(
+            vocab_size=257, num_hidden_layers=1, hidden_size=32, num_attention_heads=2
+        )
+    )
+    assert plain_head(scaled) is None
+    assert plain_head(torch.nn.Linear(2, 2)) is None
+    handle = model.get_output_embeddings().register_forward_hook(lambda *_: None)
+    assert plain_head(model) is None
+    handle.remove()
+    assert plain_head(model) is not None
+
+
+def test_a_head_that_is_not_plain_trains_all_the_same():
+    capped = small("gemma2", final_logit_softcapping=0.05)
+    batch = CausalLMCollator(0)([{"input_ids": row} for row in ROWS])
+    loss, n = causal_lm_loss(capped, batch)
+    mask = (batch["labels"] != -100).long()
+    theirs = capped(input_ids=batch["input_ids"], labels=batch["labels"], attention_mask=mask).loss
+    torch.testing.assert_close(loss / n, theirs, rtol=1e-5, atol=1e-6)
+
+
+def trained(model, *, position_ids=False):
+    """Loss and gradients of padded rows, or of packed documents."""
+    batch = CausalLMCollator(0)([{"input_ids": row} for row in ROWS])
+    if position_ids:
+        row = [token for row in ROWS for token in row]
+        batch = {"input_ids": torch.tensor([row]), "labels": torch.tensor([row])}
+        batch["position_ids"] = torch.tensor([[i for row in ROWS for i in range(len(row))]])
+    loss, n = causal_lm_loss(model.train(), batch)
+    (loss / n).backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return loss / n, {name: grad.to_dense() for name, grad in gradients.items()}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("family", [*FAMILIES, "gpt2", "llama"])
+def test_any_family_learns_the_same(family, packed, make_model, make_llama):
+    """Loss and every gradient, before and after; and what it writes."""
+    off = {"dropout": 0.0, "attention_dropout": 0.0} if family == "opt" else {}
+    make = {"gpt2": make_model, "llama": make_llama}.get(family, lambda: small(family, **off))
+    if packed and family in ("bloom", "opt", "mamba"):
+        pytest.skip("takes no positions from outside")
+    plain, fast = make(), make()
+    accelerate(fast)
+    (loss, gradients), (ours, own) = (trained(m, position_ids=packed) for m in (plain, fast))
+    torch.testing.assert_close(ours, loss, rtol=1e-6, atol=1e-6)
+    assert own.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(own[name], gradient, rtol=1e-4, atol=1e-6)
+    texts = [
+        [
+            step.tokens.tolist()
+            for step in generate_tokens(m.eval(), ROWS, max_new_tokens=9, seeds=range(4))
+        ]
+        for m in (plain, fast)
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_what_is_saved_does_not_change(model, make_model, tmp_path):
+    accelerate(model)
+    model.save_pretrained(tmp_path / "fast")
+    make_model().save_pretrained(tmp_path / "plain")
+    for name in ("config.json", "model.safetensors", "generation_config.json"):
+        assert (tmp_path / "fast" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "fast")
+    assert loaded.config._attn_implementation == "sdpa"
+    assert (
+        json.loads((tmp_path / "fast/config.json").read_text())["activation_function"] == "gelu_new"
+    )
+
+
+def test_the_gradient_of_a_tied_embedding(make_model):
+    """Of the head, dense, and of the rows that were looked up; over several micro-batches."""
+    plain, fast = make_model(), make_model()
+    accelerate(fast)
+    assert fast.transformer.wte.sparse
+    for model in (plain, fast):
+        trained(model)
+        trained(model, position_ids=True)
+    ours, theirs = (m.transformer.wte.weight.grad for m in (fast, plain))
+    assert not ours.is_sparse
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_an_embedding_of_its_own_stays_dense(make_llama):
+    model = make_llama()
+    accelerate(model)
+    assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+    trained(model)
+    assert not model.get_input_embeddings().weight.grad.is_sparse
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1 / 65536, 0.999])
+def test_dropout_keeps_the_share_it_should(p):
+    """Of each of the four elements that share a random number; and scales by what it keeps."""
+    torch.manual_seed(0)
+    n = 4_000_004
+    kept, scale = keep_mask(torch.Size([n]), p)
+    level = round(p * 65536) / 65536
+    assert scale == 1 / (1 - level)
+    for lane in range(4):
+        share = kept[lane::4].double().mean().item()
+        deviation = (level * (1 - level) / (n / 4)) ** 0.5
+        assert abs(share - (1 - level)) < 5 * deviation
+    both = (kept[::4] & kept[1::4]).double().mean()
+    assert abs(both - (1 - level) ** 2) < 5 * ((1 - level) ** 2 / (n / 4)) ** 0.5
+
+
+def test_dropout_and_its_gradient():
+    torch.manual_seed(1)
+    x = torch.randn(7, 9, requires_grad=True)
+    out = dropout(x, 0.25)
+    out.sum().backward()
+    kept = out != 0
+    assert 0 < kept.sum() < 63
+    torch.testing.assert_close(out, x * kept / 0.75)
+    torch.testing.assert_close(x.grad, kept / 0.75)
+    torch.manual_seed(1)
+    torch.randn(7, 9)
+    assert torch.equal(dropout(x, 0.25) != 0, kept)  # torch's generator draws it, and no other
+    module = kernels.Dropout(0.25)
+    assert torch.equal(module.eval()(x), x) and not torch.equal(module.train()(x), x)
+
+
+MASKS = {
+    "none": lambda n: None,
+    "bool": lambda n: torch.ones(2, 1, n, n, dtype=torch.bool).tril() & (torch.arange(n) != 1),
+    "added": lambda n: torch.zeros(2, 1, n, n).masked_fill(
+        torch.ones(n, n).triu(1).bool(), torch.finfo(torch.float32).min
+    ),
+}
+
+
+@pytest.mark.parametrize("length", [2, 33, 128, 129])
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_is_that_of_torch(mask, length):
+    """On short rows by products, on longer ones by torch itself."""
+    torch.manual_seed(0)
+    module = torch.nn.Module()
+    inputs = [torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3)]
+    results = []
+    for function in (kernels.attention, kernels.sdpa_attention_forward):
+        out, _ = function(module, *inputs, MASKS[mask](length), scaling=0.3)
+        assert out.shape == (2, length, 3, 8)
+        rows = slice(2, None) if mask == "bool" else slice(None)  # row 1 may see only itself
+        results.append([out[:, rows], *torch.autograd.grad(out[:, rows].square().sum(), inputs)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [16, 200])
+def test_attention_with_dropout(length, monkeypatch):
+    """As the plain formula with the same mask of what is kept."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3))
+    kept = torch.rand(2, 3, length, length) > 0.25
+    monkeypatch.setattr(kernels, "keep_mask", lambda shape, p: (kept, 1 / (1 - p)))
+    out, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.25)
+    scores = (q @ k.mT / 8**0.5).masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
+    expected = ((scores.softmax(-1) * kept / 0.75) @ v).transpose(1, 2)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(
+        torch.autograd.grad(out.square().sum(), (q, k, v)),
+        torch.autograd.grad(expected.square().sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_the_activation_is_the_same_function():
+    x = torch.linspace(-9, 9, 10_001, dtype=torch.float64)
+    ours = torch.nn.GELU(approximate="tanh")(x)
+    theirs = transformers.activations.NewGELUActivation()(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
