@@ -18,7 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "gpt2ft"
-SHORT_ROW = 128  # tokens up to which plain products beat the CPU's flash attention
+SHORT_ROW = 512  # tokens up to which plain products beat the CPU's flash attention
+CACHED_WEIGHTS = 1 << 21  # attention weights that exist at one time
 LOSS_ROWS = 512  # rows of logits that exist at one time
 
 
@@ -150,11 +151,15 @@ def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
     return out
 
 
-def keep_mask(shape: torch.Size, p: float) -> tuple[torch.Tensor, float]:
-    """A random bool mask, False with probability p, from torch's generator; and 1 / share kept."""
+def keep_mask(
+    shape: torch.Size, p: float, generator: torch.Generator | None = None
+) -> tuple[torch.Tensor, float]:
+    """A random bool mask, False with probability p, by default of torch's generator; and 1 / share
+    kept."""
     level = min(round(p * 65536), 65535)
     n = math.prod(shape)
-    words = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None)
+    words = torch.empty(-(-n // 4), dtype=torch.int64)
+    words.random_(-(2**63), None, generator=generator)
     kept = words.view(torch.int16)[:n] >= level - 32768
     return kept.view(shape), 65536 / (65536 - level)
 
@@ -183,30 +188,96 @@ def attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`sdpa_attention_forward` of transformers, whose CPU kernel is slow in two cases.
+    """`sdpa_attention_forward` of transformers, for training: torch's CPU kernels are slow there.
 
-    Those are training on short rows, and dropout. query `(B, H, T, D)`, key and value
-    `(B, H or fewer, T, D)`; returns `(B, T, H, D)`.
+    query `(B, H, T, D)`, key and value `(B, H or fewer, T, D)`; returns `(B, T, H, D)`.
     """
     length = query.shape[2]
     slow = length <= SHORT_ROW or dropout > 0
-    usual = key.shape[2] == length > 1 and query.shape[1] == key.shape[1]
-    others = any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
     causal = kwargs.get("is_causal", getattr(module, "is_causal", True)) in (True, None)
-    if not (slow and usual and causal and torch.is_grad_enabled()) or others:
+    others = any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
+    if not (slow and causal and torch.is_grad_enabled() and key.shape[2] == length) or others:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query * scale) @ key.transpose(-1, -2)
-    if attention_mask is None:
-        seen = torch.ones(length, length, dtype=torch.bool).tril_()
-        scores = scores.masked_fill(~seen, -torch.inf)
-    elif attention_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    else:
-        scores = scores + attention_mask
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-    if dropout:
-        weights = _Masked.apply(weights, *keep_mask(weights.shape, dropout))
-    return (weights @ value).transpose(1, 2), None
+    out: torch.Tensor = _Attention.apply(query * scale, key, value, attention_mask, dropout)
+    return out.transpose(1, 2), None
+
+
+class _Attention(torch.autograd.Function):
+    """Some heads at a time, so that their weights `(B, h, T, T)` stay in the CPU's caches.
+
+    None are kept: the backward pass makes them again, and draws the same dropout from a seed.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        p: float,
+    ) -> torch.Tensor:
+        added = _added(mask, query)
+        seed = int(torch.empty((), dtype=torch.int64).random_()) if p else 0
+        out = torch.empty_like(query)
+        for heads in _some_heads(query):
+            weights = _weights(query[:, heads], key[:, heads], added)
+            if p:
+                weights *= _kept(weights, p, seed + heads.start)
+            out[:, heads] = weights @ value[:, heads]
+        ctx.save_for_backward(query, key, value, added)
+        ctx.dropout = p, seed
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, added = ctx.saved_tensors
+        p, seed = ctx.dropout
+        d_query, d_key, d_value = (torch.empty_like(x) for x in (query, key, value))
+        for heads in _some_heads(query):
+            weights = _weights(query[:, heads], key[:, heads], added)
+            dropped = weights
+            if p:
+                dropped = weights * _kept(weights, p, seed + heads.start)
+            d_value[:, heads] = dropped.mT @ grad[:, heads]
+            # The softmax's: with w its output, w * (d - sum(w * d)).
+            d_scores = dropped * (grad[:, heads] @ value[:, heads].mT)
+            total = d_scores.sum(-1, keepdim=True, dtype=torch.float32).to(weights.dtype)
+            d_scores = d_scores.sub_(weights * total)
+            d_query[:, heads] = d_scores @ key[:, heads]
+            d_key[:, heads] = d_scores.mT @ query[:, heads]
+        return d_query, d_key, d_value, None, None
+
+
+def _some_heads(query: torch.Tensor) -> list[slice]:
+    batch, n_heads, length, _ = query.shape
+    n = max(1, CACHED_WEIGHTS // (batch * length * length))
+    return [slice(start, min(start + n, n_heads)) for start in range(0, n_heads, n)]
+
+
+def _added(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor:
+    """What to add to the scores: nothing where a token is seen, else as much as there is."""
+    length = query.shape[2]
+    if mask is None:
+        mask = torch.ones(length, length, dtype=torch.bool).tril_()
+    if mask.dtype != torch.bool:
+        return mask.to(query.dtype)
+    least = torch.finfo(query.dtype).min
+    return torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, least)
+
+
+def _weights(query: torch.Tensor, key: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+    scores = (query @ key.mT).add_(added)
+    return scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+
+
+def _kept(weights: torch.Tensor, p: float, seed: int) -> torch.Tensor:
+    """What dropout multiplies weights by: 0, or 1 / share kept."""
+    kept, scale = keep_mask(weights.shape, p, torch.Generator().manual_seed(seed))
+    return kept.to(weights.dtype).mul_(scale)

@@ -256,7 +256,7 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("length", [2, 33, 128, 129])
+@pytest.mark.parametrize("length", [2, 33, 512, 513])
 @pytest.mark.parametrize("mask", MASKS)
 def test_attention_is_that_of_torch(mask, length):
     """On short rows by products, on longer ones by torch itself."""
@@ -273,13 +273,16 @@ def test_attention_is_that_of_torch(mask, length):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("length", [16, 200])
+@pytest.mark.parametrize("length", [16, 200, 600])
 def test_attention_with_dropout(length, monkeypatch):
     """As the plain formula with the same mask of what is kept."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3))
     kept = torch.rand(2, 3, length, length) > 0.25
-    monkeypatch.setattr(kernels, "keep_mask", lambda shape, p: (kept, 1 / (1 - p)))
+    heads = iter([*kernels._some_heads(q)] * 2)  # of the forward pass, and of the backward
+    monkeypatch.setattr(
+        kernels, "keep_mask", lambda shape, p, generator: (kept[:, next(heads)], 1 / (1 - p))
+    )
     out, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.25)
     scores = (q @ k.mT / 8**0.5).masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
     expected = ((scores.softmax(-1) * kept / 0.75) @ v).transpose(1, 2)
@@ -290,6 +293,34 @@ def test_attention_with_dropout(length, monkeypatch):
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [16, 600])
+def test_the_backward_pass_of_attention_drops_what_the_forward_pass_did(length):
+    """Linear in the values: their gradient must be that of the very weights that were used."""
+    torch.manual_seed(0)
+    q, k = (torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(2))
+    v = torch.randn(2, 3, length, 8, requires_grad=True)
+    out, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
+    (d_value,) = torch.autograd.grad(out, v, torch.ones_like(out))
+    torch.testing.assert_close((d_value * v).sum(), out.sum(), rtol=1e-3, atol=1e-3)
+    torch.manual_seed(1)
+    first, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
+    second, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
+    torch.manual_seed(1)
+    again, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
+    assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+def test_the_weights_of_attention_are_not_kept():
+    """What lives between the passes is of the size of the inputs."""
+    q, k, v = (torch.randn(2, 12, 512, 8, requires_grad=True) for _ in range(3))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
+        kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.1)
+    assert max(kept) == 512 * 512  # the mask, for all heads
 
 
 def test_the_activation_is_the_same_function():
