@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from .modeling import window
+
+LEAST_ROOM = 64
 
 
 class Prefix:
@@ -38,6 +42,43 @@ class Prefix:
             self.cache, known = None, 0
         self.ids = list(ids[:known])
         return known
+
+
+class GrowingLayer(DynamicLayer):
+    """A layer's keys and values, in room for more of them.
+
+    That of `transformers` copies all of them for every token. Here the room is doubled when it is
+    full; `keys` and `values` `(B, H, T, D)` are views of it.
+    """
+
+    _room: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old = self.get_seq_length()
+        new = old + key_states.shape[-2]
+        if self._room is None or self._room[0].shape[-2] < new:
+            n = max(LEAST_ROOM, 2 * new)
+            room = [x.new_empty(*x.shape[:-2], n, x.shape[-1]) for x in (key_states, value_states)]
+            for empty, known in zip(room, (self.keys, self.values), strict=True):
+                if known is not None and old:
+                    empty[..., :old, :] = known
+            self._room = room[0], room[1]
+        self._room[0][..., old:new, :], self._room[1][..., old:new, :] = key_states, value_states
+        self.keys, self.values = (room[..., :new, :] for room in self._room)
+        return self.keys, self.values
+
+
+def new_cache(model: Any) -> Any:
+    """An empty cache for a model of `transformers`; None for others, which make their own."""
+    if not isinstance(model, PreTrainedModel):
+        return None
+    cache = DynamicCache(config=model.config)
+    cache.layers = [GrowingLayer() if type(x) is DynamicLayer else x for x in cache.layers]
+    return cache
 
 
 class Contexts:
@@ -74,6 +115,7 @@ class Contexts:
         prefix, new = self._prefix, slice(self._known, None)
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
         cache, prefix.cache = prefix.cache, None  # an interrupted model leaves half of one
+        cache = new_cache(self._model) if cache is None else cache
         output = self._forward(
             self._ids[:, new],
             attention_mask=self._mask,

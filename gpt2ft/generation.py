@@ -65,8 +65,8 @@ def stream(
 ) -> Iterator[str]:
     """Continue a prompt; yields the text piece by piece.
 
-    Settings: `max_new_tokens`; `stop_strings`, any of which ends the text and is not part of it;
-    `bad_words`, never written alone nor after a space; and those of `generate_tokens`.
+    Settings: `max_new_tokens` (100); `stop_strings`, each of which ends the text and is no part of
+    it; `bad_words`, never written alone nor after a space; and those of `generate_tokens`.
     """
     for (piece,) in extend(model, tokenizer, [begin(tokenizer, prompt, seed)], **settings):
         yield piece
@@ -83,6 +83,7 @@ def extend(
     tokenizer: Any,
     texts: Sequence[Continuation],
     *,
+    max_new_tokens: int = 100,
     stop_strings: Sequence[str] = (),
     bad_words: Sequence[str] = (),
     **settings: Any,
@@ -95,6 +96,7 @@ def extend(
     ends = end_tokens(model, tokenizer)
     writers = [_Writer(tokenizer, text, stop_strings, ends) for text in texts]
     settings = {
+        "max_new_tokens": max_new_tokens,
         "seeds": [text.seed for text in texts],
         "eos_token_id": ends,
         "bad_words_ids": [tokenizer(s, add_special_tokens=False)["input_ids"] for s in spellings],

@@ -6,12 +6,15 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from . import modeling
 from .config import GenerateConfig
 from .generation import Continuation, begin, extend, generate, outgrown
+from .kernels import accelerate, unfold_linear
 from .precision import Precision, resolve_device, resolve_precision
 from .prompts import Prompt
 from .repl import Model, Session, interact
@@ -46,7 +49,18 @@ def load(name: str, precision: Precision, *, revision: str = "main") -> Model:
     """Model and tokenizer of that name, ready to write; raises as `modeling` does."""
     tokenizer = modeling.load_tokenizer(name, revision=revision)
     model = modeling.load_model(name, revision=revision)
-    return Model(name, model.to(precision.device), tokenizer, precision.autocast)
+    return Model(name, prepare(model, precision), tokenizer)
+
+
+def prepare(model: Any, precision: Precision) -> Any:
+    """A model to write with: on its device, its weights in the dtype it computes in.
+
+    Under autocast they would be cast again for every token.
+    """
+    model.to(precision.device, precision.dtype or torch.float32)
+    accelerate(model)
+    unfold_linear(model)
+    return model
 
 
 def writer(raw: bool) -> Write:
@@ -64,11 +78,10 @@ def _as_they_come(
     config: GenerateConfig, model: Model, prompts: Sequence[Prompt], write: Write
 ) -> Iterator[Continuation]:
     """Continue one prompt after the other, each piece written at once."""
-    settings = {**config.sampling(), "autocast": model.autocast}
     for prompt in prompts:
         text = begin(model.tokenizer, prompt.text, config.seed)
         write(prompt.text)
-        for (piece,) in extend(model.model, model.tokenizer, [text], **settings):
+        for (piece,) in extend(model.model, model.tokenizer, [text], **config.sampling()):
             write(piece)
         write("\n")
         yield text
@@ -85,7 +98,6 @@ def _in_batches(
         seed=[config.seed if prompt.seed is None else prompt.seed for prompt in prompts],
         num_return_sequences=config.num_return_sequences,
         batch_size=config.batch_size,
-        autocast=model.autocast,
         **config.sampling(),
     )
     with bar(len(prompts) * config.num_return_sequences, "generating", unit="text") as progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import glob
 import os
@@ -44,7 +43,6 @@ class Model:
     name: str
     model: Any
     tokenizer: Any
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]]
     prefix: Prefix = dataclasses.field(default_factory=Prefix)
 
 
@@ -203,7 +201,6 @@ class Session:
                 other.tokenizer,
                 last.prompt,
                 seed=last.seed,
-                autocast=other.autocast,
                 **self._config.sampling(),
             )
             texts.append(printable(last.prompt + text.text))
@@ -232,7 +229,7 @@ class Session:
         model = self._model
         text = self._ids(self._current())
         contexts = Contexts(model.model, [text], prefix=model.prefix)
-        with torch.inference_mode(), model.autocast():
+        with torch.inference_mode():
             probabilities, ids = contexts.next_logits()[0].float().softmax(-1).topk(PROBABLE_TOKENS)
         labels = [_shown(model.tokenizer, text, token) for token in ids.tolist()]
         self.write(bars(labels, probabilities.tolist(), shutil.get_terminal_size().columns))
@@ -265,7 +262,6 @@ class Session:
             model.model,
             model.tokenizer,
             [text],
-            autocast=model.autocast,
             prefix=model.prefix,
             **self._config.sampling(),
         )

@@ -1,4 +1,4 @@
-"""Each against what it stands for: pytest tests/test_kernels.py"""
+"""kernels, attention and dropout, each against what it stands for: pytest tests/test_kernels.py"""
 
 import json
 
@@ -8,8 +8,9 @@ import torch.nn.functional as F
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gpt2ft import CausalLMCollator, accelerate, causal_lm_loss, kernels
-from gpt2ft.kernels import LOSS_ROWS, dropout, keep_mask, linear_cross_entropy
+from gpt2ft import CausalLMCollator, accelerate, attention, causal_lm_loss, dropout, kernels
+from gpt2ft.dropout import keep_mask
+from gpt2ft.kernels import LOSS_ROWS, linear_cross_entropy
 from gpt2ft.modeling import plain_head
 from gpt2ft.sampling import generate_tokens
 from tests.test_sampling import FAMILIES, SMALLER
@@ -156,14 +157,17 @@ def trained(model, *, position_ids=False):
     return loss / n, {name: grad.to_dense() for name, grad in gradients.items()}
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("family", [*FAMILIES, "gpt2", "llama"])
+TAKES_NO_POSITIONS = ("bloom", "opt", "mamba")
+KINDS = [*FAMILIES, "gpt2", "llama"]
+CASES = [(kind, packed) for kind in KINDS for packed in (False, True)]
+CASES = [(kind, packed) for kind, packed in CASES if not (packed and kind in TAKES_NO_POSITIONS)]
+
+
+@pytest.mark.parametrize(("family", "packed"), CASES)
 def test_any_family_learns_the_same(family, packed, make_model, make_llama):
     """Loss and every gradient, before and after; and what it writes."""
     off = {"dropout": 0.0, "attention_dropout": 0.0} if family == "opt" else {}
     make = {"gpt2": make_model, "llama": make_llama}.get(family, lambda: small(family, **off))
-    if packed and family in ("bloom", "opt", "mamba"):
-        pytest.skip("takes no positions from outside")
     plain, fast = make(), make()
     accelerate(fast)
     (loss, gradients), (ours, own) = (trained(m, position_ids=packed) for m in (plain, fast))
@@ -192,6 +196,25 @@ def test_what_is_saved_does_not_change(model, make_model, tmp_path):
     assert (
         json.loads((tmp_path / "fast/config.json").read_text())["activation_function"] == "gelu_new"
     )
+
+
+def test_the_mode_stays(make_model):
+    """Dropout in a text that is written would be noise."""
+    for training in (False, True):
+        model = make_model(dropout=0.5).train(training)
+        accelerate(model)
+        kernels.unfold_linear(model)
+        assert {module.training for module in model.modules()} == {training}
+
+
+def test_linear_layers_write_the_same(make_model):
+    plain, unfolded = make_model().eval(), make_model().eval()
+    kernels.unfold_linear(unfolded)
+    kinds = {type(module).__name__ for module in unfolded.modules()}
+    assert "Linear" in kinds and "Conv1D" not in kinds
+    ids = torch.tensor([ROWS[0]])
+    with torch.no_grad():
+        torch.testing.assert_close(unfolded(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-6)
 
 
 def test_the_gradient_of_a_tied_embedding(make_model):
@@ -234,7 +257,7 @@ def test_dropout_keeps_the_share_it_should(p):
 def test_dropout_and_its_gradient():
     torch.manual_seed(1)
     x = torch.randn(7, 9, requires_grad=True)
-    out = dropout(x, 0.25)
+    out = dropout.dropout(x, 0.25)
     out.sum().backward()
     kept = out != 0
     assert 0 < kept.sum() < 63
@@ -242,8 +265,10 @@ def test_dropout_and_its_gradient():
     torch.testing.assert_close(x.grad, kept / 0.75)
     torch.manual_seed(1)
     torch.randn(7, 9)
-    assert torch.equal(dropout(x, 0.25) != 0, kept)  # torch's generator draws it, and no other
-    module = kernels.Dropout(0.25)
+    assert torch.equal(
+        dropout.dropout(x, 0.25) != 0, kept
+    )  # torch's generator draws it, and no other
+    module = dropout.Dropout(0.25)
     assert torch.equal(module.eval()(x), x) and not torch.equal(module.train()(x), x)
 
 
@@ -264,7 +289,7 @@ def test_attention_is_that_of_torch(mask, length):
     module = torch.nn.Module()
     inputs = [torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3)]
     results = []
-    for function in (kernels.attention, kernels.sdpa_attention_forward):
+    for function in (attention.attention, attention.sdpa_attention_forward):
         out, _ = function(module, *inputs, MASKS[mask](length), scaling=0.3)
         assert out.shape == (2, length, 3, 8)
         rows = slice(2, None) if mask == "bool" else slice(None)  # row 1 may see only itself
@@ -279,11 +304,11 @@ def test_attention_with_dropout(length, monkeypatch):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3))
     kept = torch.rand(2, 3, length, length) > 0.25
-    heads = iter([*kernels._some_heads(q)] * 2)  # of the forward pass, and of the backward
+    heads = iter([*attention._some_heads(q)] * 2)  # of the forward pass, and of the backward
     monkeypatch.setattr(
-        kernels, "keep_mask", lambda shape, p, generator: (kept[:, next(heads)], 1 / (1 - p))
+        attention, "keep_mask", lambda shape, p, generator: (kept[:, next(heads)], 1 / (1 - p))
     )
-    out, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.25)
+    out, _ = attention.attention(torch.nn.Module(), q, k, v, None, dropout=0.25)
     scores = (q @ k.mT / 8**0.5).masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
     expected = ((scores.softmax(-1) * kept / 0.75) @ v).transpose(1, 2)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
@@ -301,14 +326,14 @@ def test_the_backward_pass_of_attention_drops_what_the_forward_pass_did(length):
     torch.manual_seed(0)
     q, k = (torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(2))
     v = torch.randn(2, 3, length, 8, requires_grad=True)
-    out, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
+    out, _ = attention.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
     (d_value,) = torch.autograd.grad(out, v, torch.ones_like(out))
     torch.testing.assert_close((d_value * v).sum(), out.sum(), rtol=1e-3, atol=1e-3)
     torch.manual_seed(1)
-    first, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
-    second, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
+    first, _ = attention.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
+    second, _ = attention.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
     torch.manual_seed(1)
-    again, _ = kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
+    again, _ = attention.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
     assert torch.equal(first, again) and not torch.equal(first, second)
 
 
@@ -319,7 +344,7 @@ def test_the_weights_of_attention_are_not_kept():
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.append(t.numel()) or t, lambda t: t
     ):
-        kernels.attention(torch.nn.Module(), q, k, v, None, dropout=0.1)
+        attention.attention(torch.nn.Module(), q, k, v, None, dropout=0.1)
     assert max(kept) == 512 * 512  # the mask, for all heads
 
 

@@ -1,6 +1,5 @@
 """The terminal, by command and as a program in a pseudo-terminal: pytest tests/test_repl.py"""
 
-import contextlib
 import os
 import re
 import signal
@@ -47,7 +46,7 @@ def session(make_model, tokenizer, screen, monkeypatch):
             raise FileNotFoundError(f"no model {name}")
         model = make_model(seed=int(name)).eval()
         model.lm_head.register_forward_hook(lambda module, args, logits: logits + only_ascii)
-        return Model(name, model, tokenizer, contextlib.nullcontext)
+        return Model(name, model, tokenizer)
 
     config = GenerateConfig(interactive=True, seed=5, max_new_tokens=12)
     session = Session(config, load("0"), load, screen.append)
