@@ -230,9 +230,10 @@ class Session:
         text = self._ids(self._current())
         contexts = Contexts(model.model, [text], prefix=model.prefix)
         with torch.inference_mode():
-            probabilities, ids = contexts.next_logits()[0].float().softmax(-1).topk(PROBABLE_TOKENS)
+            probabilities = contexts.next_logits()[0].float().softmax(-1)
+        shares, ids = probabilities.topk(min(PROBABLE_TOKENS, len(probabilities)))
         labels = [_shown(model.tokenizer, text, token) for token in ids.tolist()]
-        self.write(bars(labels, probabilities.tolist(), shutil.get_terminal_size().columns))
+        self.write(bars(labels, shares.tolist(), shutil.get_terminal_size().columns))
 
     def _commands(self) -> dict[str, Any]:
         names = [name for name in vars(Session) if name.startswith("do_")]

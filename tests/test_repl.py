@@ -210,6 +210,14 @@ def test_probabilities_are_those_of_the_model(session, screen, tokenizer):
         assert line.startswith((repr(tokenizer.decode([token])), "<|endoftext|>"))
 
 
+def test_a_vocabulary_of_fewer_than_ten(session, screen, monkeypatch):
+    monkeypatch.setattr("gpt2ft.repl.PROBABLE_TOKENS", 1000)
+    session.answer("a cat")
+    screen.take()
+    session.answer("/probs")
+    assert len(screen.take().splitlines()) == 257
+
+
 def test_save_adds_to_a_file(session, screen, tmp_path):
     session.answer("a cat")
     text = screen.take()
