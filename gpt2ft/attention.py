@@ -1,17 +1,20 @@
-"""Attention of a training step on a CPU, where torch's own is slow and keeps its weights."""
+"""Attention on a CPU where torch's own is slow: in a training step, and for one token in bf16."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from .dropout import keep_mask
+from .dropout import draw_seed, dropped, kept, kept_scale
 
 SHORT_ROW = 512  # tokens up to which plain products beat the CPU's flash attention
+QUERIES = 128  # of a block
 CACHED_WEIGHTS = 1 << 21  # attention weights that exist at one time
+NONE_OF = ("softcap", "position_bias", "s_aux")
 
 
 def attention(
@@ -25,30 +28,48 @@ def attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`sdpa_attention_forward` of transformers, for training: torch's CPU kernels are slow there.
+    """`sdpa_attention_forward` of transformers, by plain products where they are faster on a CPU.
 
-    query `(B, H, T, D)`, key and value `(B, H or fewer, T, D)`; returns `(B, T, H, D)`.
+    query `(B, H, T, D)`, key and value `(B, H or fewer, S, D)`; returns `(B, T, H, D)`.
     """
-    length = query.shape[2]
-    slow = length <= SHORT_ROW or dropout > 0
+    length, plain = query.shape[2], all(kwargs.get(name) is None for name in NONE_OF)
+    learns = torch.is_grad_enabled()
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if plain and length == 1 and query.dtype is torch.bfloat16 and not (learns or dropout):
+        return _attention_of_one(query * scale, key, value, attention_mask).transpose(1, 2), None
     causal = kwargs.get("is_causal", getattr(module, "is_causal", True)) in (True, None)
-    others = any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
-    if not (slow and causal and torch.is_grad_enabled() and key.shape[2] == length) or others:
+    slow = causal and key.shape[2] == length and (length <= SHORT_ROW or dropout > 0)
+    if not (plain and learns and slow):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out: torch.Tensor = _Attention.apply(query * scale, key, value, attention_mask, dropout)
     return out.transpose(1, 2), None
 
 
-class _Attention(torch.autograd.Function):
-    """Some heads at a time, so that their weights `(B, h, T, T)` stay in the CPU's caches.
+def _attention_of_one(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Of one token `(B, H, 1, D)`, scaled already, to all those before it; returns the same shape.
 
-    None are kept: the backward pass makes them again, and draws the same dropout from a seed.
+    The heads that share keys are the columns of one product.
+    """
+    grouped = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
+    scores = (key @ grouped.mT).mT
+    if mask is not None:
+        heads = mask.shape[1]
+        scores += _added(mask, query) if heads == 1 else _added(mask, query).view_as(scores)
+    return (scores.softmax(-1) @ value).view_as(query)
+
+
+class _Attention(torch.autograd.Function):
+    """A block of queries and some heads at a time, so that weights stay in the CPU's caches.
+
+    None are kept: the backward pass makes them again, and draws the same dropout from a seed. Keys
+    that no query of a block sees, as they come later or are masked, are left out.
     """
 
     @staticmethod
@@ -61,13 +82,16 @@ class _Attention(torch.autograd.Function):
         p: float,
     ) -> torch.Tensor:
         added = _added(mask, query)
-        seed = int(torch.empty((), dtype=torch.int64).random_()) if p else 0
+        seed = draw_seed() if p else 0
         out = torch.empty_like(query)
-        for heads in _some_heads(query):
-            weights = _weights(query[:, heads], key[:, heads], added)
+        for number, (rows, seen, heads) in enumerate(_blocks(query, added)):
+            mine = query[:, heads, rows]
+            weights = _weights(mine, key[:, heads, seen], added[..., rows, seen])
             if p:
-                weights *= _kept(weights, p, seed + heads.start)
-            out[:, heads] = weights @ value[:, heads]
+                weights = dropped(weights, kept(weights.shape, p, seed + number))
+            out[:, heads, rows] = weights @ value[:, heads, seen]
+        if p:
+            out *= kept_scale(p)
         ctx.save_for_backward(query, key, value, added)
         ctx.dropout = p, seed
         return out
@@ -76,26 +100,36 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, added = ctx.saved_tensors
         p, seed = ctx.dropout
-        d_query, d_key, d_value = (torch.empty_like(x) for x in (query, key, value))
-        for heads in _some_heads(query):
-            weights = _weights(query[:, heads], key[:, heads], added)
-            dropped = weights
+        grad = grad * kept_scale(p) if p else grad
+        d_query = torch.empty_like(query)
+        d_key, d_value = (torch.zeros_like(x, dtype=torch.float32) for x in (key, value))
+        for number, (rows, seen, heads) in enumerate(_blocks(query, added)):
+            mine = query[:, heads, rows]
+            weights = _weights(mine, key[:, heads, seen], added[..., rows, seen])
+            d_weights, used = grad[:, heads, rows] @ value[:, heads, seen].mT, weights
             if p:
-                dropped = weights * _kept(weights, p, seed + heads.start)
-            d_value[:, heads] = dropped.mT @ grad[:, heads]
-            # The softmax's: with w its output, w * (d - sum(w * d)).
-            d_scores = dropped * (grad[:, heads] @ value[:, heads].mT)
-            total = d_scores.sum(-1, keepdim=True, dtype=torch.float32).to(weights.dtype)
-            d_scores = d_scores.sub_(weights * total)
-            d_query[:, heads] = d_scores @ key[:, heads]
-            d_key[:, heads] = d_scores.mT @ query[:, heads]
-        return d_query, d_key, d_value, None, None
+                stays = kept(weights.shape, p, seed + number)
+                d_weights, used = dropped(d_weights, stays), dropped(weights, stays)
+            d_value[:, heads, seen] += used.mT @ grad[:, heads, rows]
+            # With w the softmax: w * (d - sum(w * d)), in one kernel.
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            d_query[:, heads, rows] = d_scores @ key[:, heads, seen]
+            d_key[:, heads, seen] += d_scores.mT @ mine
+        return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
-def _some_heads(query: torch.Tensor) -> list[slice]:
+def _blocks(query: torch.Tensor, added: torch.Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Queries, the keys they see, and heads, that are computed together."""
     batch, n_heads, length, _ = query.shape
-    n = max(1, CACHED_WEIGHTS // (batch * length * length))
-    return [slice(start, min(start + n, n_heads)) for start in range(0, n_heads, n)]
+    hidden = added <= torch.finfo(added.dtype).min
+    for start in range(0, length, QUERIES):
+        rows = slice(start, min(start + QUERIES, length))
+        columns = (~hidden[..., rows, :]).flatten(0, -2).any(0).nonzero()
+        first, last = (int(columns[0]), int(columns[-1])) if len(columns) else (0, length - 1)
+        seen = slice(first, last + 1)
+        n = max(1, CACHED_WEIGHTS // (batch * (rows.stop - start) * (seen.stop - first)))
+        for head in range(0, n_heads, n):
+            yield rows, seen, slice(head, min(head + n, n_heads))
 
 
 def _added(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor:
@@ -111,10 +145,4 @@ def _added(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor:
 
 def _weights(query: torch.Tensor, key: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
     scores = (query @ key.mT).add_(added)
-    return scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-
-
-def _kept(weights: torch.Tensor, p: float, seed: int) -> torch.Tensor:
-    """What dropout multiplies weights by: 0, or 1 / share kept."""
-    kept, scale = keep_mask(weights.shape, p, torch.Generator().manual_seed(seed))
-    return kept.to(weights.dtype).mul_(scale)
+    return scores.softmax(-1)  # in fp32, whatever the dtype

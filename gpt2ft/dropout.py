@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,7 +14,7 @@ class Dropout(nn.Module):
     """`nn.Dropout`, its mask drawn from 16 random bits an element.
 
     torch draws one double an element here. The probability is the nearest multiple of 1/65536, and
-    what stays is scaled by exactly that.
+    what stays is scaled by exactly that. The backward pass draws the mask again.
     """
 
     def __init__(self, p: float) -> None:
@@ -29,32 +30,51 @@ class Dropout(nn.Module):
 
 def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
     """x with a share p of its elements set to 0 and the others scaled up; see `Dropout`."""
-    kept, scale = keep_mask(x.shape, p)
-    out: torch.Tensor = _Masked.apply(x, kept, scale)
+    out: torch.Tensor = _Dropout.apply(x, p, draw_seed())
     return out
 
 
-def keep_mask(
-    shape: torch.Size, p: float, generator: torch.Generator | None = None
-) -> tuple[torch.Tensor, float]:
-    """A random bool mask, False with probability p, by default of torch's generator; and 1 / share
-    kept."""
-    level = min(round(p * 65536), 65535)
+def draw_seed() -> int:
+    """A seed from torch's generator, for masks that are made again in the backward pass."""
+    return int(torch.empty((), dtype=torch.int64).random_())
+
+
+def kept(shape: torch.Size, p: float, seed: int) -> torch.Tensor:
+    """Which elements of that shape stay, chosen by the seed: int16, all bits 1, or all 0.
+
+    Integers, since torch's operations on bools are slow on a CPU.
+    """
     n = math.prod(shape)
-    words = torch.empty(-(-n // 4), dtype=torch.int64)
-    words.random_(-(2**63), None, generator=generator)
-    kept = words.view(torch.int16)[:n] >= level - 32768
-    return kept.view(shape), 65536 / (65536 - level)
+    words = np.random.Generator(np.random.PCG64(seed)).integers(
+        -(2**63), 2**63 - 1, size=-(-n // 4), dtype=np.int64, endpoint=True
+    )
+    bits = torch.from_numpy(words).view(torch.int16)[:n].view(shape)
+    return bits.ge_(_level(p) - 32768).neg_()
 
 
-class _Masked(torch.autograd.Function):
+def dropped(x: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """x, 0 where it is not kept, and nothing scaled; see `kept_scale`."""
+    if x.element_size() == 2:
+        return x.view(torch.int16).bitwise_and(kept).view(x.dtype)
+    return x * kept.neg().to(x.dtype)
+
+
+def kept_scale(p: float) -> float:
+    """1 / share of the elements that stay."""
+    return 65536 / (65536 - _level(p))
+
+
+def _level(p: float) -> int:
+    return min(round(p * 65536), 65535)
+
+
+class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, kept: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.save_for_backward(kept)
-        ctx.scale = scale
-        return (x * kept).mul_(scale)
+    def forward(ctx: Any, x: torch.Tensor, p: float, seed: int) -> torch.Tensor:
+        ctx.p, ctx.seed = p, seed
+        return dropped(x, kept(x.shape, p, seed)).mul_(kept_scale(p))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (kept,) = ctx.saved_tensors
-        return (grad * kept).mul_(ctx.scale), None, None
+        x = dropped(grad, kept(grad.shape, ctx.p, ctx.seed))
+        return x.mul_(kept_scale(ctx.p)), None, None

@@ -95,11 +95,12 @@ def _keep_top_k(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tenso
     n_tokens = logits.shape[-1]
     if k >= n_tokens:
         return logits, torch.arange(n_tokens, device=logits.device).expand_as(logits)
-    greatest, ids = torch.topk(logits, k)
-    least = greatest[:, -1:]
-    n_kept = int((logits >= least).sum(-1).max())
-    if n_kept > k:
-        ids = torch.topk(logits, n_kept).indices
+    greatest, ids = torch.topk(logits, k + 1)
+    least, next_one = greatest[:, k - 1 : k], greatest[:, k:]
+    if (next_one == least).any():
+        ids = torch.topk(logits, int((logits >= least).sum(-1).max())).indices
+    else:
+        ids = ids[:, :k]
     ids = ids.sort(-1).values
     logits = logits.gather(-1, ids)
     return logits.masked_fill(logits < least, -torch.inf), ids

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from . import modeling
 from .config import GenerateConfig
 from .generation import Continuation, begin, extend, generate, outgrown
-from .kernels import accelerate, unfold_linear
+from .kernels import accelerate, pack_linear
 from .precision import Precision, resolve_device, resolve_precision
 from .prompts import Prompt
 from .repl import Model, Session, interact
@@ -59,7 +59,7 @@ def prepare(model: Any, precision: Precision) -> Any:
     """
     model.to(precision.device, precision.dtype or torch.float32)
     accelerate(model)
-    unfold_linear(model)
+    pack_linear(model)
     return model
 
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import transformers
 from torch import nn
 from transformers.activations import NewGELUActivation
@@ -19,9 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from .attention import attention
 from .dropout import Dropout
+from .packed_linear import PackedLinear, can_pack
 
 ATTENTION = "gpt2ft"
-LOSS_ROWS = 512  # rows of logits that exist at one time
 
 
 def accelerate(model: nn.Module) -> None:
@@ -46,18 +45,15 @@ def accelerate(model: nn.Module) -> None:
             embedding.sparse = head.weight is embedding.weight
 
 
-def unfold_linear(model: nn.Module) -> None:
-    """GPT-2's `Conv1D` as `nn.Linear`, the layout that is read faster for a few rows.
+def pack_linear(model: nn.Module) -> None:
+    """`nn.Linear` and GPT-2's `Conv1D` as `PackedLinear`, where that is to be had.
 
-    For a model that only writes: its tensors have other shapes then.
+    For a model on a CPU that only writes: its state is not to be saved then.
     """
-
-    def linear(child: Conv1D) -> nn.Module:
-        layer = nn.Linear(1, 1)
-        layer.weight, layer.bias = nn.Parameter(child.weight.T.contiguous()), child.bias
-        return layer
-
-    _swap(model, Conv1D, linear)
+    if not can_pack(next(p for p in model.parameters() if p.dim() == 2)):
+        return
+    _swap(model, nn.Linear, lambda child: PackedLinear(child.weight, child.bias))
+    _swap(model, Conv1D, lambda child: PackedLinear(child.weight.T, child.bias))
 
 
 def _swap(model: nn.Module, kind: type, replacement: Callable[[Any], nn.Module]) -> None:
@@ -79,67 +75,3 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(top_pad, 256 << 20)
-
-
-def linear_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """Summed cross-entropy of `hidden (N, D) @ weight (V, D).T` with targets `(N,)`, in nats.
-
-    As `F.cross_entropy` of `F.linear`, in autocast's dtype, but some rows at a time: the logits
-    (N, V) never exist whole, and their gradient is made at once where they are.
-    """
-    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)
-    return loss
-
-
-class _LinearCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        device = hidden.device.type
-        dtype = hidden.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        with torch.autocast(device, enabled=False):
-            return _LinearCrossEntropy._forward(ctx, hidden.to(dtype), weight.to(dtype), targets)
-
-    @staticmethod
-    def _forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        wants_hidden, wants_weight, _ = ctx.needs_input_grad
-        loss = torch.zeros((), device=hidden.device)
-        d_hidden = torch.empty_like(hidden) if wants_hidden else None
-        d_weight = None
-        for start in range(0, len(hidden), LOSS_ROWS):
-            rows = slice(start, start + LOSS_ROWS)
-            logits = (hidden[rows] @ weight.T).float()
-            target = targets[rows, None]
-            norm = logits.logsumexp(-1, keepdim=True)
-            loss += (norm - logits.gather(-1, target)).sum()
-            if d_hidden is None and not wants_weight:
-                continue
-            # The softmax, less one at the target.
-            gradient = logits.sub_(norm).exp_()
-            gradient.scatter_add_(-1, target, gradient.new_full(target.shape, -1.0))
-            gradient = gradient.to(hidden.dtype)
-            if d_hidden is not None:
-                torch.mm(gradient, weight, out=d_hidden[rows])
-            if wants_weight:
-                part = gradient.T @ hidden[rows]
-                d_weight = part if d_weight is None else d_weight.float().add_(part)
-        if wants_weight and d_weight is None:  # there were no rows
-            d_weight = torch.zeros_like(weight)
-        ctx.save_for_backward(d_hidden, d_weight)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        d_hidden, d_weight = ctx.saved_tensors
-        return (
-            None if d_hidden is None else d_hidden.float().mul_(grad),
-            None if d_weight is None else d_weight.float().mul_(grad),
-            None,
-        )

@@ -74,7 +74,7 @@ def choose_tokens(
         logits = ban_repeated_ngrams(logits, texts, no_repeat_ngram_size)
     if bad_words_ids:
         logits = ban_sequences(logits, texts, bad_words_ids)
-    if (logits == -torch.inf).all(-1).any():
+    if (no_repeat_ngram_size or bad_words_ids) and (logits.amax(-1) == -torch.inf).any():
         raise ValueError("every token is banned here, give fewer --bad_words")
     if not do_sample or temperature < GREEDY_BELOW:
         return logits.argmax(-1)
