@@ -18,7 +18,7 @@ from .checkpoint import recorded_run
 from .collate import CausalLMCollator
 from .config import TrainConfig
 from .corpus import Corpus, load_corpus
-from .kernels import accelerate
+from .kernels import accelerate, compile_blocks
 from .loop import TrainState
 from .optim import build_optimizer, lr_at
 from .precision import resolve_device, resolve_precision
@@ -93,7 +93,10 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable()
     model.to(device)
-    accelerate(model)
+    if config.torch_compile:
+        compile_blocks(model)
+    else:
+        accelerate(model)
 
     config = dataclasses.replace(config, precision=precision.name, block_size=block_size)
     if checkpoint:  # found out with its first weights: others may be too near to tell

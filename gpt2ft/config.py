@@ -101,6 +101,9 @@ class TrainConfig:
     with: stop before the update, or skip the update and go on (at most 9 in a row)."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
+    torch_compile: bool = False
+    """Compile the model's blocks with torch.compile; instead of this program's own kernels on a
+    CPU, where it gains nothing. Evaluations and samples are not compiled."""
     seed: int = 42
     """Seed of the order of the data, dropout and new weights."""
     device: str = "auto"

@@ -45,6 +45,16 @@ def accelerate(model: nn.Module) -> None:
             embedding.sparse = head.weight is embedding.weight
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """`torch.compile` of all but the head, which the loss needs apart; done in the first step.
+
+    Another compilation follows for each other shape of a batch, the third for all shapes.
+    """
+    if next(model.parameters()).device.type == "cpu":
+        keep_freed_memory()
+    getattr(model, "base_model", model).compile()
+
+
 def pack_linear(model: nn.Module) -> None:
     """`nn.Linear` and GPT-2's `Conv1D` as `PackedLinear`, where that is to be had.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -233,11 +234,14 @@ class Evaluation:
 def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """Model in evaluation mode without gradients; mode and torch's random states come back after.
 
-    What happens inside leaves the training run bit-identical.
+    What happens inside leaves the training run bit-identical. It is not compiled: each shape of a
+    batch, and each length of a text, would be compiled anew.
     """
     modes = {module: module.training for module in model.modules()}
     devices = range(torch.cuda.device_count())  # named, or torch warns where there are many
-    with torch.random.fork_rng(devices), torch.no_grad():
+    compiles = "torch._dynamo" in sys.modules
+    eager = torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
+    with torch.random.fork_rng(devices), torch.no_grad(), eager:
         model.eval()
         try:
             yield

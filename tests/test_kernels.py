@@ -1,5 +1,6 @@
 """What makes a CPU faster, each against what it stands for: pytest tests/test_kernels.py"""
 
+import functools
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import transformers
 
 from gpt2ft import CausalLMCollator, accelerate, attention, causal_lm_loss, dropout, kernels
+from gpt2ft.loop import undisturbed
 from gpt2ft.modeling import plain_head
 from gpt2ft.packed_linear import PackedLinear
 from gpt2ft.precision import cpu_multiplies_bf16
@@ -91,6 +93,34 @@ def test_any_family_learns_the_same(family, packed, make_model, make_llama):
         for m in (plain, fast)
     ]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_compiled_blocks_learn_the_same(make_model, monkeypatch):
+    """And what is evaluated or written in between is not compiled."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()  # traces as ever, and runs what it traced without a C++ compiler
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        functools.partialmethod(torch.nn.Module.compile, backend=counter),
+    )
+    plain, compiled = make_model(), make_model()
+    kernels.compile_blocks(compiled)
+    for packed in (False, True):
+        (loss, gradients), (ours, own) = (
+            trained(m, position_ids=packed) for m in (plain, compiled)
+        )
+        torch.testing.assert_close(ours, loss, rtol=1e-6, atol=1e-6)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(own[name], gradient, rtol=1e-4, atol=1e-6)
+    n_compiled = counter.frame_count
+    assert n_compiled >= 2
+    with undisturbed(compiled):
+        list(generate_tokens(compiled, ROWS, max_new_tokens=5, seeds=range(4)))
+    trained(compiled, position_ids=True)
+    assert counter.frame_count == n_compiled
 
 
 def test_what_is_saved_does_not_change(model, make_model, tmp_path):
