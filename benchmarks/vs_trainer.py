@@ -116,8 +116,9 @@ def trainer(shape: Shape, n_steps: int, *, tuned: bool) -> tuple[list[float], li
             losses.append(float((loss[0] if isinstance(loss, tuple) else loss).detach()))
             return loss
 
-    bf16 = shape.precision == "bf16"
-    options = {"optim": "adamw_torch_fused"} if tuned else {}
+    options: dict[str, Any] = {}  # its defaults: fp32 on a CPU
+    if tuned:
+        options = {"bf16": shape.precision == "bf16", "optim": "adamw_torch_fused"}
     args = transformers.TrainingArguments(
         output_dir="unused",
         per_device_train_batch_size=shape.rows,
@@ -125,7 +126,6 @@ def trainer(shape: Shape, n_steps: int, *, tuned: bool) -> tuple[list[float], li
         learning_rate=LEARNING_RATE,
         max_grad_norm=MAX_GRAD_NORM,
         lr_scheduler_type="linear",
-        bf16=bf16,
         use_cpu=True,
         report_to="none",
         save_strategy="no",
