@@ -3,11 +3,11 @@
     python benchmarks/gpu.py --json gpu.json
 
 1. fp16 with the gradient scaler learns as fp32 does; an overflow is skipped and does not advance
-   the schedule; resuming is exact to the bit.
+   the schedule; resuming is exact to the bit; how often the host waits for the device in a step,
+   counted by the profiler.
 2. Steps per second, model FLOPs utilization (MFU) and peak memory of GPT-2 124M with random
    weights, at 8x64, 8x1024 and the largest batch of 1,024 that fits; ours in eager mode and
-   compiled, and the Trainer in both; and how often the host waits for the device in a step, counted
-   by the profiler.
+   compiled, and the Trainer in both. Targets that are not reached are named.
 3. Generation at batch 1, 8 and 32, against `model.generate`.
 
 A part that fails is reported, and the next goes on; the exit status is then 1. MFU is against the
@@ -161,10 +161,30 @@ def resuming_is_exact(device: torch.device) -> dict[str, Any]:
     return {"exact": True}
 
 
-def ours(model: Any, data: Any, precision: Precision, n_steps: int) -> tuple[list[float], float]:
-    """Seconds of each step after the warm-up, and how often the host waited in one."""
+@part
+def a_step_waits_for_nothing(device: torch.device) -> dict[str, float]:
+    """But in fp16, where the host has to know whether the update was skipped: once."""
+    allowed = {"bf16": 0} if small(device) else {"bf16": 0, "fp16": 1}
+    waits = {}
+    for name in allowed:
+        state = new_state(new_model(device, n_layer=4), resolve_precision(name, device))
+        steps = gpt2ft.train(state, Periodic(8, 64, 512), max_steps=10**6, max_grad_norm=1.0)
+        for _ in range(WARM_UP):
+            next(steps)
+        with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as p:
+            for _ in range(10):
+                next(steps)
+        waits[name] = sum(event.count for event in p.key_averages() if event.key in WAITS) / 10
+        print(f"  {name}: the host waits {waits[name]:.1f} times a step")
+    if any(waits[name] > most for name, most in allowed.items()):
+        raise AssertionError(f"more than {allowed}")
+    return waits
+
+
+def ours(model: Any, data: Any, precision: Precision, n_steps: int) -> list[float]:
+    """Seconds of each step after the warm-up."""
     state = new_state(model, precision)
-    times, waits = [], 0.0
+    times = []
     steps = gpt2ft.train(state, data, max_steps=10**6, max_grad_norm=1.0)
     for _ in range(WARM_UP):
         next(steps)
@@ -174,12 +194,7 @@ def ours(model: Any, data: Any, precision: Precision, n_steps: int) -> tuple[lis
         next(steps)
         _synchronize(precision.device)
         times.append(time.perf_counter() - start)
-    if precision.device.type == "cuda":
-        with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as p:
-            for _ in range(10):
-                next(steps)
-        waits = sum(event.count for event in p.key_averages() if event.key in WAITS) / 10
-    return times, waits
+    return times
 
 
 def trainer(model: Any, data: Any, precision: Precision, n_steps: int, *, compiled: bool) -> Any:
@@ -267,10 +282,9 @@ def steps_per_second(device: torch.device) -> list[dict[str, Any]]:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
                 torch._dynamo.reset()
-            waits = None
             if kind.startswith("ours"):
                 compile_blocks(model) if "compiled" in kind else gpt2ft.accelerate(model)
-                times, waits = ours(model, data, precision, n_steps)
+                times = ours(model, data, precision, n_steps)
             else:
                 times = trainer(model, data, precision, n_steps, compiled="compiled" in kind)
             seconds = statistics.median(times)
@@ -278,15 +292,32 @@ def steps_per_second(device: torch.device) -> list[dict[str, Any]]:
             memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
             result = {"rows": rows, "length": length, "kind": kind, "seconds": seconds}
             result |= {"mfu": flops / peak if peak else None, "of_product": flops / product}
-            results.append({**result, "waits_per_step": waits, "peak_bytes": memory})
+            results.append({**result, "peak_bytes": memory})
             mfu = f"MFU {flops / peak:6.1%}" if peak else "MFU unknown"
             print(
                 f"  {rows:>4} x {length:<5}{kind:<17}{1 / seconds:8.2f} steps/s "
-                f"{rows * length / seconds:10,.0f} tok/s  {mfu}  {memory / 2**30:6.2f} GiB"
-                + (f"  {waits:.1f} waits a step" if waits is not None else ""),
+                f"{rows * length / seconds:10,.0f} tok/s  {mfu}  {memory / 2**30:6.2f} GiB",
                 flush=True,
             )
+    say_what_is_short(results)
     return results
+
+
+def say_what_is_short(results: list[dict[str, Any]]) -> None:
+    """Of the targets, all at 8 x 1024: 1.5 times the Trainer, both compiled 1.0 times, MFU 40 %."""
+    long = {r["kind"]: r for r in results if (r["rows"], r["length"]) == (8, 1024)}
+    if not long:
+        return
+    seconds = {kind: result["seconds"] for kind, result in long.items()}
+    eager = seconds["Trainer"] / seconds["ours"]
+    compiled = seconds["Trainer compiled"] / seconds["ours compiled"]
+    mfu = max(result["mfu"] or 0.0 for kind, result in long.items() if kind.startswith("ours"))
+    for name, value, target in (
+        ("ours / Trainer", eager, 1.5),
+        ("ours / Trainer, both compiled", compiled, 1.0),
+        ("MFU", mfu, 0.4),
+    ):
+        print(f"  {name}: {value:.2f}{'' if value >= target else f', short of {target}'}")
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:

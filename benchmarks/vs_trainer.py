@@ -17,6 +17,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -119,27 +120,28 @@ def trainer(shape: Shape, n_steps: int, *, tuned: bool) -> tuple[list[float], li
     options: dict[str, Any] = {}  # its defaults: fp32 on a CPU
     if tuned:
         options = {"bf16": shape.precision == "bf16", "optim": "adamw_torch_fused"}
-    args = transformers.TrainingArguments(
-        output_dir="unused",
-        per_device_train_batch_size=shape.rows,
-        max_steps=n_steps,
-        learning_rate=LEARNING_RATE,
-        max_grad_norm=MAX_GRAD_NORM,
-        lr_scheduler_type="linear",
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        **options,
-    )
-    InOrder(
-        model=new_model(shape),
-        args=args,
-        train_dataset=rows(shape, n_steps),
-        callbacks=[Timer()],
-    ).train()
+    with tempfile.TemporaryDirectory() as folder:
+        args = transformers.TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=shape.rows,
+            max_steps=n_steps,
+            learning_rate=LEARNING_RATE,
+            max_grad_norm=MAX_GRAD_NORM,
+            lr_scheduler_type="linear",
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            **options,
+        )
+        InOrder(
+            model=new_model(shape),
+            args=args,
+            train_dataset=rows(shape, n_steps),
+            callbacks=[Timer()],
+        ).train()
     return _differences(times), losses
 
 
