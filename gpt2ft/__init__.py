@@ -10,6 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .batches import Batches as Batches
+    from .batches import Blocks as Blocks
+    from .batches import Rows as Rows
     from .checkpoint import find_checkpoint as find_checkpoint
     from .checkpoint import load_checkpoint as load_checkpoint
     from .checkpoint import save_checkpoint as save_checkpoint
@@ -38,14 +41,12 @@ if TYPE_CHECKING:
     from .precision import resolve_precision as resolve_precision
     from .sampling import choose_tokens as choose_tokens
     from .sampling import generate_tokens as generate_tokens
-    from .tokens import Batches as Batches
-    from .tokens import Blocks as Blocks
-    from .tokens import Rows as Rows
     from .tokens import tokenize as tokenize
 
 __version__ = "0.1.0"
 
 MODULES = {
+    "batches": ("Batches", "Blocks", "Rows"),
     "checkpoint": ("find_checkpoint", "load_checkpoint", "save_checkpoint"),
     "collate": ("CausalLMCollator",),
     "corpus": ("load_corpus",),
@@ -67,7 +68,7 @@ MODULES = {
     "optim": ("build_optimizer", "lr_at"),
     "precision": ("resolve_device", "resolve_precision"),
     "sampling": ("choose_tokens", "generate_tokens"),
-    "tokens": ("Batches", "Blocks", "Rows", "tokenize"),
+    "tokens": ("tokenize",),
 }
 _MODULE_OF = {name: module for module, names in MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from . import modeling
+from .batches import Batches, Blocks, Rows
 from .checkpoint import recorded_run
 from .collate import CausalLMCollator
 from .config import TrainConfig
@@ -23,7 +24,7 @@ from .loop import TrainState
 from .optim import build_optimizer, lr_at
 from .precision import resolve_device, resolve_precision
 from .recipe import settings_of
-from .tokens import Batches, Blocks, Rows, tokenize
+from .tokens import tokenize
 
 BYTES_AND_END = 257  # the least a byte-level tokenizer has
 
@@ -174,9 +175,9 @@ def _batches(
         one_text=config.packing and not separator,
         num_proc=config.preprocessing_num_workers,
     )
-    if store.largest() >= vocab_size:
+    if store.largest >= vocab_size:
         raise ValueError(
-            f"the text has token id {store.largest()}, the model's embedding {vocab_size} rows, "
+            f"the text has token id {store.largest}, the model's embedding {vocab_size} rows, "
             "use the model's own tokenizer"
         )
     limit = config.max_train_samples if training else config.max_eval_samples

@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 import torch
 import transformers
+from tokenizers import processors
 
 from gpt2ft.terminal import silence_libraries
 from tests.tiny import byte_tokenizer, tiny_gpt2
@@ -71,6 +72,27 @@ def text_rows():
     text = "the quick brown fox jumps over a lazy dog while seven wizards box in the rain"
     words = text.split(" ")
     return [" ".join(words[i % 9 : i % 9 + 2 + i % 11]) for i in range(40)]
+
+
+@pytest.fixture
+def documents(text_rows):
+    return datasets.Dataset.from_dict({"text": text_rows})
+
+
+@pytest.fixture(scope="session")
+def with_beginning(tokenizer):
+    """The byte tokenizer, but it puts a token of its own, id 1, before each text, as Llama's."""
+    backend = tokenizer.backend_tokenizer
+    other = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=type(backend).from_str(backend.to_str()),
+        bos_token="!",
+        eos_token="<|endoftext|>",
+    )
+    begin = other.convert_tokens_to_ids("!")
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="! $A", special_tokens=[("!", begin)]
+    )
+    return other
 
 
 @pytest.fixture
