@@ -3,11 +3,12 @@
     python benchmarks/scaling.py DATA/gpt2-tokenizer TEXT... --json scaling.json
 
 The corpus of each size is the lines of the given text files in an order drawn anew for each pass
-over them, as one file. A run of `gpt2ft` is built twice, each time in a process of its own: first
-with an empty cache, which tokenizes, then with a warm one, which trains a small new GPT-2 (with
-that tokenizer's vocabulary). Printed are the rate of tokenizing, the seconds from the libraries'
-import to the first step with a warm cache, tokens per second over steps that are spread over the
-whole epoch, and peak memory of both processes.
+over them, as one file. A run of `gpt2ft` is built in a process of its own with an empty cache,
+which tokenizes; then, in the order of the sizes and back, with a warm one, and trains a small new
+GPT-2 (with that tokenizer's vocabulary). Printed are the rate of tokenizing, the seconds from the
+libraries' import to the first step with a warm cache, tokens per second over steps that are spread
+over the whole epoch, and memory: what a process holds itself at its end, and at most together with
+the files it has mapped, which the system takes back when it needs to.
 """
 
 import argparse
@@ -74,33 +75,35 @@ def run_here(file: Path, tokenizer: str, trains: bool) -> None:
         result["tokens_per_s"] = 8 * 512 / statistics.median(steps[WARM_UP:])
     result["threads"], result["torch"] = torch.get_num_threads(), torch.__version__
     with open("/proc/self/status", encoding="utf-8") as status:
-        result["peak_bytes"] = next(
-            int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")
-        )
+        lines = dict(line.split(":", 1) for line in status)
+    for name, key in (("peak_bytes", "VmHWM"), ("own_bytes", "RssAnon")):
+        result[name] = int(lines[key].split()[0]) * 1024
     print(json.dumps(result))
 
 
-def measure(n_mb: int, texts: list[Path], tokenizer: str, folder: Path) -> dict[str, Any]:
-    file = folder / "corpus.txt"
-    write_corpus(file, texts, n_mb * 1_000_000)
+def measure(folder: Path, tokenizer: str, *flags: str) -> dict[str, Any]:
+    """The figures of a process of its own."""
+    command = [sys.executable, __file__, tokenizer, str(folder / "corpus.txt"), "--here", *flags]
     environment = {**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
-    results = []
-    for flags in ([], ["--train"]):
-        command = [sys.executable, __file__, tokenizer, str(file), "--here", *flags]
-        done = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-    cold, warm = results
-    tokenizing = cold["build_s"] - warm["build_s"]
-    cold_peak, warm_peak = (result["peak_bytes"] / 2**20 for result in results)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def report(n_mb: int, cold: dict[str, Any], warm: list[dict[str, Any]]) -> None:
+    """A line of what one size took."""
+    median = {
+        name: statistics.median(run[name] for run in warm) for name in warm[0] if name != "torch"
+    }
+    mib = {name: median[name] / 2**20 for name in ("peak_bytes", "own_bytes")}
     print(
-        f"{n_mb:>5} MB {warm['tokens']:>12,} tokens  tokenized at {n_mb / tokenizing:5.2f} MB/s  "
-        f"first step after {warm['first_step_s']:5.2f} s  {warm['tokens_per_s']:7.0f} tok/s  peak "
-        f"{cold_peak:6.0f} MiB tokenizing, {warm_peak:6.0f} training",
+        f"{n_mb:>5} MB {warm[0]['tokens']:>12,} tokens  tokenized at "
+        f"{n_mb / (cold['build_s'] - median['build_s']):5.2f} MB/s  first step after "
+        f"{median['first_step_s']:5.2f} s  {median['tokens_per_s']:7.0f} tok/s  MiB of its own, "
+        f"and with mapped files, training {mib['own_bytes']:5.0f} {mib['peak_bytes']:5.0f}, "
+        f"tokenizing {cold['own_bytes'] / 2**20:5.0f} {cold['peak_bytes'] / 2**20:5.0f}",
         flush=True,
     )
-    return {"mb": n_mb, "cold": cold, "warm": warm}
 
 
 def main() -> None:
@@ -117,11 +120,20 @@ def main() -> None:
         run_here(args.texts[0], args.tokenizer, args.train)
         return
     tokenizer = str(Path(args.tokenizer).resolve())
-    results = []
+    with tempfile.TemporaryDirectory(dir=args.folder) as parent:
+        folders = {n_mb: Path(parent) / str(n_mb) for n_mb in args.mb}
+        cold: dict[int, Any] = {}
+        for n_mb, folder in folders.items():
+            folder.mkdir()
+            write_corpus(folder / "corpus.txt", args.texts, n_mb * 1_000_000)
+            cold[n_mb] = measure(folder, tokenizer)
+        warm: dict[int, list[Any]] = {n_mb: [] for n_mb in args.mb}
+        for n_mb in [*args.mb, *reversed(args.mb)]:
+            warm[n_mb].append(measure(folders[n_mb], tokenizer, "--train"))
     for n_mb in args.mb:
-        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            results.append(measure(n_mb, args.texts, tokenizer, Path(folder)))
+        report(n_mb, cold[n_mb], warm[n_mb])
     if args.json:
+        results = [{"mb": n_mb, "cold": cold[n_mb], "warm": warm[n_mb]} for n_mb in args.mb]
         Path(args.json).write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
