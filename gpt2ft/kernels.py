@@ -46,13 +46,17 @@ def accelerate(model: nn.Module) -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """`torch.compile` of all but the head, which the loss needs apart; done in the first step.
+    """`torch.compile` of each block, which is done in the first step, once for all that are alike.
 
-    Another compilation follows for each other shape of a batch, the third for all shapes.
+    The head stays, which the loss needs apart, and the embedding: compiled for a CPU, its gradient
+    would be added up in no fixed order. Another compilation follows for another shape of a batch.
     """
     if next(model.parameters()).device.type == "cpu":
         keep_freed_memory()
-    getattr(model, "base_model", model).compile()
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    size = {group: sum(p.numel() for p in group.parameters()) for group in lists}
+    for block in max(lists, key=lambda group: size[group], default=[]):
+        block.compile()
 
 
 def pack_linear(model: nn.Module) -> None:

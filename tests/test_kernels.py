@@ -96,6 +96,7 @@ def test_any_family_learns_the_same(family, packed, make_model, make_llama):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, of what it traces
 def test_compiled_blocks_learn_the_same(make_model, monkeypatch):
     """And what is evaluated or written in between is not compiled."""
     from torch._dynamo.testing import CompileCounter
