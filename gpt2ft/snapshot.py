@@ -82,16 +82,22 @@ def _check_moments(
     moments: Mapping[str, torch.Tensor],
     parameters: Mapping[str, torch.Tensor],
 ) -> None:
-    """Raise `ValueError` unless all parameters have the same moments, each in its shape."""
-    keys = sorted({full_name.split("/", 1)[0] for full_name in moments})
-    wanted = {f"{key}/{name}" for key in keys for name in names}
-    if wanted != moments.keys():
-        different = sorted(wanted ^ moments.keys())[:5]
-        raise ValueError(f"moments are missing or extra: {', '.join(different)}")
+    """Raise `ValueError` unless all matrices have the same moments, and all vectors.
+
+    Each is a number, or in the shape of its parameter; Adafactor keeps means of rows and columns.
+    """
+    of = {full_name: full_name.split("/", 1) for full_name in moments}
+    unknown = [full_name for full_name, (_, name) in of.items() if name not in parameters]
+    kinds = {(key, parameters[name].dim()) for key, name in of.values() if name in parameters}
+    wanted = {f"{key}/{name}" for key, n in kinds for name in names if parameters[name].dim() == n}
+    different = sorted({*unknown, *(wanted ^ moments.keys())})
+    if different:
+        raise ValueError(f"moments are missing or extra: {', '.join(different[:5])}")
     for full_name, tensor in moments.items():
-        shape = parameters[full_name.split("/", 1)[1]].shape
-        counts = full_name.startswith("step/")
-        if tensor.shape != (() if counts else shape) or not tensor.is_floating_point():
+        shape = parameters[of[full_name][1]].shape
+        sizes = zip(tensor.shape, shape, strict=False)
+        fits = tensor.dim() == 0 or len(tensor.shape) == len(shape)
+        if not fits or any(n not in (1, m) for n, m in sizes) or not tensor.is_floating_point():
             form = f"{tuple(tensor.shape)} {tensor.dtype}"
             raise ValueError(f"{full_name} is {form}, not {tuple(shape)}")
 

@@ -19,12 +19,16 @@ from gpt2ft import (
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    snapshot,
+    train,
 )
 from gpt2ft import checkpoint as checkpoints
 from gpt2ft.loop import step_samples
 from gpt2ft.manifest import CheckpointError, sealed, verify_checkpoint
+from gpt2ft.optim import parameter_groups
 from gpt2ft.precision import Precision
 from tests.protocols import fingerprint, make_data, make_state, steps
+from tests.tiny import tiny_gpt2
 from tests.trials import damage
 
 FP32 = Precision(torch.device("cpu"), None)
@@ -56,6 +60,57 @@ def test_resumed_from_any_step_it_ends_bit_identical(overflow, data, tmp_path):
         for _ in steps(resumed, data, STEPS):
             pass
         assert fingerprint(resumed) == expected, step
+
+
+OPTIMIZERS = {
+    "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1),
+    "SGD with momentum": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9),
+    "Adam, amsgrad": lambda groups: torch.optim.Adam(groups, lr=1e-3, amsgrad=True),
+    "NAdam": lambda groups: torch.optim.NAdam(groups, lr=1e-3),
+    "RAdam": lambda groups: torch.optim.RAdam(groups, lr=1e-3),
+    "RMSprop": lambda groups: torch.optim.RMSprop(groups, lr=1e-3, momentum=0.5, centered=True),
+    "Adagrad": lambda groups: torch.optim.Adagrad(groups, lr=1e-2),
+    "Adadelta": lambda groups: torch.optim.Adadelta(groups, lr=1e-1),
+    "Adafactor": lambda groups: torch.optim.Adafactor(groups, lr=1e-2),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_with_any_optimizer_it_resumes_bit_identical(name, data, tmp_path):
+    def new_state(seed):
+        model = tiny_gpt2(seed=seed, dropout=0.1)
+        optimizer = OPTIMIZERS[name](parameter_groups(model, weight_decay=0.01))
+        return TrainState.create(model, optimizer, precision=FP32)
+
+    torch.manual_seed(5)
+    state = new_state(0)
+    for _ in train(state, data, max_steps=6, max_grad_norm=1.0):
+        if state.step == 3:
+            save_checkpoint(tmp_path, state)
+    resumed = new_state(1)
+    load_checkpoint(tmp_path / "checkpoint-3", resumed)
+    for _ in train(resumed, data, max_steps=6, max_grad_norm=1.0):
+        pass
+    assert fingerprint(resumed) == fingerprint(state)
+
+
+def test_moments_that_do_not_fit_are_named(data):
+    state = make_state(overflow=False)
+    for _ in steps(state, data, 1):
+        pass
+    values, moments = snapshot.state_values(state), snapshot.optimizer_tensors(state)
+    weights = {name: w.clone() for name, w in state.model.state_dict().items()}
+    name = "exp_avg/transformer.h.0.ln_1.bias"
+    wrong = {
+        f"missing or extra: {name}": {k: v for k, v in moments.items() if k != name},
+        "missing or extra: exp_avg/other": {**moments, "exp_avg/other": torch.zeros(2)},
+        r"is \(32, 32\) torch.float32, not \(32,\)": {**moments, name: torch.zeros(32, 32)},
+        r"is \(31,\) torch.float32": {**moments, name: torch.zeros(31)},
+        r"is \(32,\) torch.int64": {**moments, name: torch.zeros(32, dtype=torch.int64)},
+    }
+    for message, others in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            snapshot.restore(state, values, weights, others)
 
 
 def zero(key):
