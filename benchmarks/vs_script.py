@@ -48,7 +48,7 @@ def ours(data: Path, tokenizer: Any, seconds: float) -> dict[str, Any]:
     model = new_model()
     gpt2ft.accelerate(model)
     optimizer = gpt2ft.build_optimizer(model, learning_rate=LEARNING_RATE)
-    state = gpt2ft.TrainState.create(model, optimizer, seed=0)
+    state = gpt2ft.TrainState.create(model, optimizer)
     collate = gpt2ft.CausalLMCollator(tokenizer.pad_token_id)
     batches = gpt2ft.Batches(blocks(data / TRAIN, tokenizer), collate, batch_size=BATCH, seed=0)
     times = [time.perf_counter()]

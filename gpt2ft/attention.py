@@ -12,9 +12,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from .dropout import draw_seed, dropped, kept, kept_scale
 
 SHORT_ROW = 512  # tokens up to which plain products beat the CPU's flash attention
-QUERIES = 128  # of a block
-CACHED_WEIGHTS = 1 << 21  # attention weights that exist at one time
-NONE_OF = ("softcap", "position_bias", "s_aux")
+QUERIES_AT_ONCE = 128  # of a block
+WEIGHTS_AT_ONCE = 1 << 21  # attention weights that exist at one time
+UNSUPPORTED = ("softcap", "position_bias", "s_aux")
 
 
 def attention(
@@ -32,7 +32,7 @@ def attention(
 
     query `(B, H, T, D)`, key and value `(B, H or fewer, S, D)`; returns `(B, T, H, D)`.
     """
-    length, plain = query.shape[2], all(kwargs.get(name) is None for name in NONE_OF)
+    length, plain = query.shape[2], all(kwargs.get(name) is None for name in UNSUPPORTED)
     learns = torch.is_grad_enabled()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if plain and length == 1 and query.dtype is torch.bfloat16 and not (learns or dropout):
@@ -122,18 +122,18 @@ def _blocks(query: torch.Tensor, added: torch.Tensor) -> Iterator[tuple[slice, s
     """Queries, the keys they see, and heads, that are computed together."""
     batch, n_heads, length, _ = query.shape
     hidden = added <= torch.finfo(added.dtype).min
-    for start in range(0, length, QUERIES):
-        rows = slice(start, min(start + QUERIES, length))
+    for start in range(0, length, QUERIES_AT_ONCE):
+        rows = slice(start, min(start + QUERIES_AT_ONCE, length))
         columns = (~hidden[..., rows, :]).flatten(0, -2).any(0).nonzero()
         first, last = (int(columns[0]), int(columns[-1])) if len(columns) else (0, length - 1)
         seen = slice(first, last + 1)
-        n = max(1, CACHED_WEIGHTS // (batch * (rows.stop - start) * (seen.stop - first)))
+        n = max(1, WEIGHTS_AT_ONCE // (batch * (rows.stop - start) * (seen.stop - first)))
         for head in range(0, n_heads, n):
             yield rows, seen, slice(head, min(head + n, n_heads))
 
 
 def _added(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor:
-    """What to add to the scores: nothing where a token is seen, else as much as there is."""
+    """What to add to the scores: 0 where a key is seen, else the least number of the dtype."""
     length = query.shape[2]
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool).tril_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import random
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from .precision import resolve_device, resolve_precision
 from .recipe import settings_of
 from .tokens import tokenize
 
-BYTES_AND_END = 257  # the least a byte-level tokenizer has
+MIN_VOCAB_SIZE = 257  # the least a byte-level tokenizer has
 
 
 @dataclass
@@ -104,15 +105,21 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:
         keep_apart = config.packing and modeling.keeps_documents_apart(model)
-    cut: dict[str, Any] = {
-        "block_size": block_size,
-        "keep_apart": keep_apart,
-        "vocab_size": model.get_input_embeddings().weight.shape[0],
-    }
-    data, digest = _batches(config, corpus.train, tokenizer, training=True, **cut)
+    collate = CausalLMCollator(pad_token_id=tokenizer.pad_token_id or 0)
+    sampled = functools.partial(
+        _samples,
+        config,
+        tokenizer=tokenizer,
+        vocab_size=model.get_input_embeddings().weight.shape[0],
+        keep_apart=keep_apart,
+    )
+    samples, digest = sampled(corpus.train, limit=config.max_train_samples)
+    batch_size = config.per_device_train_batch_size
+    data = Batches(samples, collate, batch_size=batch_size, seed=config.seed)
     held_out = None
     if corpus.validation is not None:
-        held_out, _ = _batches(config, corpus.validation, tokenizer, training=False, **cut)
+        samples, _ = sampled(corpus.validation, limit=config.max_eval_samples)
+        held_out = Batches(samples, collate, batch_size=config.per_device_eval_batch_size)
     optimizer = build_optimizer(
         model,
         learning_rate=config.learning_rate,
@@ -120,7 +127,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         betas=(config.adam_beta1, config.adam_beta2),
         epsilon=config.adam_epsilon,
     )
-    state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
+    state = TrainState.create(model, optimizer, precision=precision)
     max_steps = _max_steps(config, len(data))
     return Run(config, state, tokenizer, data, held_out, max_steps, digest, keep_apart)
 
@@ -152,21 +159,21 @@ def _corpus(config: TrainConfig) -> Corpus:
     )
 
 
-def _batches(
+def _samples(
     config: TrainConfig,
     documents: Any,
-    tokenizer: Any,
     *,
-    block_size: int,
-    keep_apart: bool,
+    tokenizer: Any,
     vocab_size: int,
-    training: bool,
-) -> tuple[Batches, str]:
-    """Documents, tokenized and cut, and a digest of the samples.
+    keep_apart: bool,
+    limit: int | None,
+) -> tuple[Blocks | Rows, str]:
+    """Documents, tokenized and cut, and a digest of that.
 
-    Shuffled for training, ordered by length for evaluation. Raises `ValueError` for a token that
-    the model does not have: there CUDA would fail without saying why.
+    Raises `ValueError` for a token that the model does not have: there CUDA would fail without
+    saying why.
     """
+    assert config.block_size
     separator = config.row_separator == "eos"
     store = tokenize(
         documents,
@@ -180,21 +187,12 @@ def _batches(
             f"the text has token id {store.largest}, the model's embedding {vocab_size} rows, "
             "use the model's own tokenizer"
         )
-    limit = config.max_train_samples if training else config.max_eval_samples
     samples: Blocks | Rows
     if config.packing:
-        samples = Blocks(store, block_size, limit=limit, keep_apart=keep_apart)
+        samples = Blocks(store, config.block_size, limit=limit, keep_apart=keep_apart)
     else:
-        samples = Rows(store, block_size, limit=limit)
-    batches = Batches(
-        samples,
-        CausalLMCollator(pad_token_id=tokenizer.pad_token_id or 0),
-        batch_size=config.per_device_train_batch_size
-        if training
-        else config.per_device_eval_batch_size,
-        seed=config.seed if training else None,
-    )
-    return batches, f"{store.digest()} {len(samples)}"
+        samples = Rows(store, config.block_size, limit=limit)
+    return samples, f"{store.digest()} {len(samples)}"
 
 
 def texts_of(documents: Any, size: int = 100) -> Iterator[str]:
@@ -210,8 +208,8 @@ def _tokenizer_and_model(
     if checkpoint:
         tokenizer = modeling.load_tokenizer(str(checkpoint))
         return tokenizer, modeling.load_model(str(checkpoint), dropout=config.dropout)
-    if config.model_type is None:
-        name, revision = str(config.model_name_or_path), config.model_revision
+    if config.loaded_model:
+        name, revision = config.loaded_model, config.model_revision
         tokenizer_name = config.tokenizer_name or name
         tokenizer_revision = revision if tokenizer_name == name else "main"
         tokenizer = modeling.load_tokenizer(tokenizer_name, revision=tokenizer_revision)
@@ -221,14 +219,14 @@ def _tokenizer_and_model(
     else:
         overrides = modeling.parse_overrides(config.config_overrides)
         size = overrides.get("vocab_size", modeling.DEFAULT_VOCAB_SIZE)
-        if not isinstance(size, int) or size < BYTES_AND_END:
+        if not isinstance(size, int) or size < MIN_VOCAB_SIZE:
             raise ValueError(
                 f"--config_overrides vocab_size={size} makes no tokenizer, "
-                f"give a whole number, at least {BYTES_AND_END}"
+                f"give a whole number, at least {MIN_VOCAB_SIZE}"
             )
         tokenizer = modeling.train_tokenizer(texts_of(documents), vocab_size=size)
     model = modeling.new_model(
-        config.model_type,
+        str(config.model_type),
         tokenizer=tokenizer,
         overrides=config.config_overrides,
         dropout=config.dropout,
@@ -239,7 +237,7 @@ def _tokenizer_and_model(
 def description(run: Run) -> str:
     """What is about to be done, in three lines."""
     config = run.config
-    name = f"new {config.model_type}" if config.model_type else config.model_name_or_path
+    name = config.loaded_model or f"new {config.model_type}"
     precision, parameters = run.state.precision, run.state.model.parameters()
     threads = f", {torch.get_num_threads()} threads" if precision.device.type == "cpu" else ""
     kind = "blocks" if config.packing else "rows"

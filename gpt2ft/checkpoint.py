@@ -95,7 +95,7 @@ def save_finished(output_dir: Path, state: TrainState, *, tokenizer: Any = None)
 
 def clear(output_dir: Path) -> None:
     """Delete checkpoints, finished model and what a crash left in a folder, nothing else."""
-    for path in checkpoints(output_dir):
+    for path in checkpoint_folders(output_dir):
         _discard(path)
     try:
         files = list(read_json(output_dir / MANIFEST).get("files", {}))
@@ -114,7 +114,7 @@ def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
     new names.
     """
     moved = []
-    for path in named(output_dir):
+    for path in checkpoint_paths(output_dir):
         if _step_of(path) > step:
             names = (path.with_name(f"{path.name}.aside-{n}") for n in itertools.count(1))
             target = next(name for name in names if not name.exists())
@@ -129,12 +129,14 @@ def is_finished(output_dir: Path) -> bool:
     return all((output_dir / name).is_file() for name in (MANIFEST, *MODEL_FILES))
 
 
-def checkpoints(output_dir: Path) -> list[Path]:
+def checkpoint_folders(output_dir: Path) -> list[Path]:
     """Folders named as checkpoints, newest first; real folders only, no links."""
-    return [path for path in named(output_dir) if path.is_dir() and not path.is_symlink()]
+    return [
+        path for path in checkpoint_paths(output_dir) if path.is_dir() and not path.is_symlink()
+    ]
 
 
-def named(output_dir: Path) -> list[Path]:
+def checkpoint_paths(output_dir: Path) -> list[Path]:
     """Whatever is named as a checkpoint, newest first."""
     found = list(output_dir.iterdir()) if output_dir.is_dir() else []
     return sorted((p for p in found if _step_of(p) >= 0), key=_step_of, reverse=True)
@@ -152,7 +154,7 @@ def find_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]]:
     Raises `CheckpointError` if there are some and none is valid: never a silent fresh start.
     """
     reasons = []
-    for path in named(Path(output_dir)):
+    for path in checkpoint_paths(Path(output_dir)):
         try:
             verify_checkpoint(path)
         except CheckpointError as error:
@@ -224,7 +226,7 @@ def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
 def _rotate(output_dir: Path, newest: Path, keep: int) -> None:
     """Delete what is older than the newest `keep` valid checkpoints, and leftovers of a crash."""
     valid = 0
-    for path in checkpoints(output_dir):
+    for path in checkpoint_folders(output_dir):
         if path == newest or (valid < keep and _is_valid(path)):
             valid += 1
         elif valid >= keep:

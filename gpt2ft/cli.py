@@ -17,14 +17,14 @@ from typing import Any, NoReturn
 from . import recipe as recipes
 from .config import GenerateConfig, TrainConfig
 from .flags import USAGE_ERROR, make_parser
-from .hub import HubUnavailableError, go_offline_if_unreachable
+from .hub import BUILT_IN_TEXT, HubUnavailableError, go_offline_if_unreachable, located
 from .prompts import Prompt, read_prompts
 from .stopping import Stop, Stopped, listening
 from .terminal import discard_output, error_line, printable, say, silence_libraries
 
 FAILED = 1
 # Naming any of these is a choice: the run is that one or none, without the fallback.
-CHOICES = (
+RULE_OUT_FALLBACK = (
     "config",
     "model_name_or_path",
     "model_type",
@@ -114,10 +114,8 @@ def _with_fallback(
 ) -> int:
     """The command on the run asked for, or on the quickstart if none was and the hub is away."""
     config = _train_config(given)
-    hub_names = [] if config.model_type else [config.model_name_or_path]
-    if config.dataset_name != "python-reference":
-        hub_names.append(config.dataset_name)
-    _ask_hub_once([*hub_names, config.tokenizer_name])
+    dataset = None if config.dataset_name == BUILT_IN_TEXT else config.dataset_name
+    _ask_hub_once([config.loaded_model, config.tokenizer_name, dataset])
     with stop.postponed():  # an import of torch's that is interrupted aborts the process
         silence_libraries()
         command = load()
@@ -125,7 +123,7 @@ def _with_fallback(
     try:
         return command(config)
     except HubUnavailableError as error:
-        if any(name in given for name in CHOICES):
+        if any(name in given for name in RULE_OUT_FALLBACK):
             raise
         config = _train_config({**given, "config": recipes.FALLBACK_RECIPE})
         say(f"gpt2ft: {error}")
@@ -160,7 +158,7 @@ def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
         folders = [given["output_dir"]]
     else:
         folders = recipes.known_output_dirs()
-    found = [folder for folder in folders if (Path(folder) / "config.yaml").is_file()]
+    found = [folder for folder in folders if (Path(folder) / recipes.SETTINGS_FILE).is_file()]
     for folder in () if found else folders:
         if settings := _settings_in_checkpoint(folder):
             return {**settings, "output_dir": folder}
@@ -171,8 +169,8 @@ def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
         )
     if not found:
         raise ValueError(f"--resume finds no run in {', '.join(folders)}, name --output_dir")
-    newest = max(found, key=lambda folder: (Path(folder) / "config.yaml").stat().st_mtime)
-    saved = recipes.load_recipe(str(Path(newest) / "config.yaml"))
+    newest = max(found, key=lambda folder: (Path(folder) / recipes.SETTINGS_FILE).stat().st_mtime)
+    saved = recipes.load_recipe(str(Path(newest) / recipes.SETTINGS_FILE))
     return {**saved, "output_dir": newest}
 
 
@@ -217,8 +215,8 @@ def newest_finished_run(folder: Path) -> str:
 
 
 def _ask_hub_once(names: Sequence[str | None]) -> None:
-    """Ask the hub once, if any of the names is not a folder."""
-    if any(name is not None and not os.path.isdir(name) for name in names):
+    """Ask the hub once, if any of the names is neither a folder nor built in."""
+    if any(name is not None and not os.path.isdir(located(name)) for name in names):
         go_offline_if_unreachable()
 
 

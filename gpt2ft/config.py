@@ -1,4 +1,4 @@
-"""The two configurations: every default stands here, once, and a field's docstring is its help."""
+"""The two configurations: the default of every flag, once; a field's docstring is its help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TrainConfig:
     """One fine-tuning run, from corpus to finished model."""
 
     model_name_or_path: str | None = "gpt2"
-    """Model to fine-tune: a name on the Hugging Face hub, or a folder."""
+    """Model to fine-tune: a name on the Hugging Face hub, a folder, or gpt2-mini (built in)."""
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub."""
     model_type: str | None = None
@@ -46,8 +46,8 @@ class TrainConfig:
     block_size: int | None = None
     """Tokens per block or row; default: the model's window, at most 512."""
     packing: bool = True
-    """Take each line or record as a sample of its own, cut to block_size; default: pack the
-    documents into full blocks."""
+    """Pack the documents into full blocks; --no_packing: each line or record is a sample, cut
+    to block_size."""
     row_separator: Literal["eos", "none"] = "eos"
     """What ends a document or row: the end-of-text token, or nothing where rows are lines of one
     text."""
@@ -98,7 +98,8 @@ class TrainConfig:
     """auto: fp16 on CUDA, bf16 on a CPU that multiplies it in hardware, else fp32."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When loss or gradient is not finite, and it is no overflow that the gradient scaler deals
-    with: stop before the update, or skip the update and go on (at most 9 in a row)."""
+    with: stop before the update, or skip the update and go on (the tenth in a row
+    stops it)."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     torch_compile: bool = False
@@ -119,6 +120,11 @@ class TrainConfig:
     """Checkpoints kept, at least 2."""
     debug: bool = False
     """Show the traceback of an error."""
+
+    @property
+    def loaded_model(self) -> str | None:
+        """The model to load; None where a new one is made, which goes first."""
+        return None if self.model_type else self.model_name_or_path
 
     def validate(self) -> None:
         """Raise `ValueError` with what is wrong, the value and what to do."""
@@ -158,8 +164,8 @@ class GenerateConfig:
     """How to generate text from a model."""
 
     model_name_or_path: str | None = None
-    """Model: a folder or a name on the hub; default: the newest finished run in gpt2-finetuned,
-    gpt2-finetuned-wikitext2 and gpt2-finetuned-quickstart."""
+    """Model: a folder, a name on the hub, or gpt2-mini (built in); default: the newest finished run
+    in gpt2-finetuned, gpt2-finetuned-wikitext2 and gpt2-finetuned-quickstart."""
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub."""
     interactive: bool = False
@@ -178,7 +184,7 @@ class GenerateConfig:
     max_new_tokens: int = 100
     """Tokens to generate, fewer if the text ends."""
     do_sample: bool = True
-    """Always take the most probable token; default: draw at random."""
+    """Draw at random; --greedy: always take the most probable token."""
     temperature: float = 0.8
     """Below 1 sharpens the distribution, above flattens it; 0: greedy."""
     top_k: int = 50

@@ -16,7 +16,8 @@ LEAST_ROOM = 64
 
 
 class Prefix:
-    """What a model has read of a text, kept so that one that begins alike is not read from there.
+    """What a model has read of a text, kept so that another with the same beginning is not
+    read from its start.
 
     Belongs to one model, whose keys and values it holds.
     """

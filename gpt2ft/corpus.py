@@ -17,9 +17,8 @@ import datasets
 from datasets import Dataset, Features, Value
 
 from . import jsonfile, textfile
-from .hub import HubUnavailableError, is_offline
+from .hub import BUILT_IN_TEXT, HubUnavailableError, is_offline
 
-BUILT_IN = "python-reference"
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 TEXTS = Features({"text": Value("string")})
@@ -63,9 +62,9 @@ def load_corpus(
         raise ValueError("no corpus, name files or a data set")
     train_files, validation_files = _expand(train_file), _expand(validation_file)
     whole_files = not lines and _loader(train_files) == "text"
-    if dataset_name == BUILT_IN:
+    if dataset_name == BUILT_IN_TEXT:
         if dataset_split != "train":
-            raise ValueError(f"{BUILT_IN} has no {dataset_split}, give --dataset_split train")
+            raise ValueError(f"{BUILT_IN_TEXT} has no {dataset_split}, give --dataset_split train")
         train, validation = _python_reference(), None
     elif dataset_name is not None:
         train = _from_hub(dataset_name, dataset_config_name, dataset_split, text_column)

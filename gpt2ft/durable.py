@@ -1,4 +1,4 @@
-"""File operations that last through a power failure. All that a run does to the disk is here.
+"""File operations that last through a power failure. What a run does to its folder is here.
 
 Each function that changes something is one operation: tests stop the process, or let it fail, at
 every one of them.

@@ -15,9 +15,9 @@ from . import durable, report
 from .building import Run, build, description
 from .config import TrainConfig
 from .loop import StepResult, step_samples, train
-from .observation import Observation, noted, observe
+from .observation import Observation, observe, recorded_observation
 from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
-from .recipe import to_yaml
+from .recipe import SETTINGS_FILE, to_yaml
 from .stopping import Stop, Stopped, listening
 from .terminal import say
 
@@ -50,7 +50,7 @@ def finetune(config: TrainConfig) -> int:
     config.validate()
     output_dir = Path(config.output_dir)
     with listening() as stop:
-        found = checkpoints.named(output_dir)
+        found = checkpoints.checkpoint_paths(output_dir)
         checkpoint = starting_point(config, output_dir)
         run = build(config, checkpoint)
         record = run.record()
@@ -59,7 +59,7 @@ def finetune(config: TrainConfig) -> int:
         say(f"{description(run)}, into {config.output_dir}")
         durable.make_folder(output_dir)
         with locked(output_dir), stop.postponed():
-            if checkpoint and checkpoints.named(output_dir) != found:
+            if checkpoint and checkpoints.checkpoint_paths(output_dir) != found:
                 raise ValueError(
                     f"another run has saved in {output_dir} meanwhile, give the same command again"
                 )
@@ -76,7 +76,7 @@ def finetune(config: TrainConfig) -> int:
             except Stopped as stopped:
                 return _stopped(session, stopped)
             except torch.OutOfMemoryError as error:
-                raise MemoryError(_less_memory(run.config)) from error
+                raise MemoryError(_less_memory(run)) from error
             finally:
                 log.close()
 
@@ -94,11 +94,17 @@ def _prepare(
         refuse_to_overwrite(config, output_dir)  # again: building took a while
         if config.overwrite_output_dir:
             checkpoints.clear(output_dir)
-    saves = -(-(run.max_steps - run.state.step) // config.save_steps)
-    places = config.save_total_limit + 1 - len(checkpoints.checkpoints(output_dir))
-    checkpoints.check_space(output_dir, run.state, checkpoints=max(1, min(saves, places)))
-    durable.replace(output_dir / "config.yaml", to_yaml(run.config).encode())
+    _check_space(run, output_dir)
+    durable.replace(output_dir / SETTINGS_FILE, to_yaml(run.config).encode())
     return report.forget_after(metrics, run.state.step if checkpoint else -1)
+
+
+def _check_space(run: Run, output_dir: Path) -> None:
+    """Raise `OSError` unless there is room for all checkpoints that the run will hold at once."""
+    saves = -(-(run.max_steps - run.state.step) // run.config.save_steps)
+    there = len(checkpoints.checkpoint_folders(output_dir))
+    more = min(saves, run.config.save_total_limit + 1 - there)
+    checkpoints.check_space(output_dir, run.state, checkpoints=max(1, more))
 
 
 def _carry_out(session: Session) -> int:
@@ -124,8 +130,9 @@ def _carry_out(session: Session) -> int:
     return 0
 
 
-def _less_memory(config: TrainConfig) -> str:
+def _less_memory(run: Run) -> str:
     """How to make the same steps with less memory."""
+    config = run.config
     batch, parts = config.per_device_train_batch_size, config.gradient_accumulation_steps
     divisor = next((n for n in (2, 3, 5, 7) if batch % n == 0), batch)
     ways = [f"--per_device_train_batch_size {batch // divisor}"] * (batch > 1)
@@ -133,6 +140,8 @@ def _less_memory(config: TrainConfig) -> str:
     if config.per_device_eval_batch_size > 1:
         ways.append(f"--per_device_eval_batch_size {config.per_device_eval_batch_size // 2}")
     ways += [] if config.gradient_checkpointing else ["--gradient_checkpointing"]
+    if run.saved_step > 0:  # a run that is resumed keeps its settings
+        ways.append("--output_dir ANOTHER")
     return (
         f"out of memory with batches of {batch} times {config.block_size} tokens, give "
         f"{' '.join(ways) or 'a lower --block_size'}"
@@ -151,7 +160,7 @@ def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
 
 def _observation(session: Session, step: int) -> Observation:
     """The model at that step: as it was noted then, or as it is now if this is that step."""
-    known = noted(session.history, step)
+    known = recorded_observation(session.history, step)
     if known is None and session.run.state.step == step:
         known = observe(session.run, log=session.log, stop=session.stop)
     return known or Observation()

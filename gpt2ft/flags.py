@@ -100,7 +100,7 @@ def field_docs(kind: type[Any]) -> dict[str, str]:
 
 
 def typed_value(kind_of_config: type[Any], name: str, value: str) -> Any:
-    """The value of a field as a person types it: `0.7`, `false`, `none`, `[a, "b c"]`.
+    """A number, switch or list as a person types it: `0.7`, `false`, `none`, `[a, "b c"]`, `a`.
 
     Raises `ValueError` if it is none of the field's.
     """

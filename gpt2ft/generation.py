@@ -66,7 +66,8 @@ def stream(
     """Continue a prompt; yields the text piece by piece.
 
     Settings: `max_new_tokens` (100); `stop_strings`, each of which ends the text and is no part of
-    it; `bad_words`, never written alone nor after a space; and those of `generate_tokens`.
+    it; `bad_words`, never written alone nor after a space; and those of `generate_tokens`. Without
+    any it draws from the model's own distribution; the defaults of `generate.py` are others.
     """
     for (piece,) in extend(model, tokenizer, [begin(tokenizer, prompt, seed)], **settings):
         yield piece

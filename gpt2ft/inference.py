@@ -17,7 +17,7 @@ from .generation import Continuation, begin, extend, generate, outgrown
 from .kernels import accelerate, pack_linear
 from .precision import Precision, resolve_device, resolve_precision
 from .prompts import Prompt
-from .repl import Model, Session, interact
+from .repl import Conversation, Model, interact
 from .report import bar
 from .terminal import printable
 
@@ -42,7 +42,9 @@ def infer(config: GenerateConfig, name: str, prompts: Sequence[Prompt]) -> int:
         noted = noted or bool(note)
     if not config.interactive:
         return 0
-    return interact(Session(config, model, functools.partial(load, precision=precision), write))
+    return interact(
+        Conversation(config, model, functools.partial(load, precision=precision), write)
+    )
 
 
 def load(name: str, precision: Precision, *, revision: str = "main") -> Model:

@@ -27,14 +27,19 @@ def json_texts(
             strings = [key for key, value in record.items() if isinstance(value, str | None)]
             text_column = choose_column(place, text_column, strings, record)
             text = record[text_column] or ""
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                half = ascii(text[error.start])[1:-1]
-                raise ValueError(f"{place} has half a character, {half}, correct it") from error
+            check_encodes(place, text)
             yield {"text": text}
         if place is None:
             raise ValueError(f"{path} has no records, write lines such as {EXAMPLE}")
+
+
+def check_encodes(place: str, text: str) -> None:
+    """Raise `ValueError` for half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])[1:-1]
+        raise ValueError(f"{place} has half a character, {half}, correct it") from error
 
 
 def records(path: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:

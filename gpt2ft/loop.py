@@ -44,7 +44,6 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     precision: Precision
-    seed: int
     step: int = 0
     """Optimizer steps done."""
     epoch: int = 0
@@ -54,7 +53,7 @@ class TrainState:
     tokens: int = 0
     """Targets trained on."""
     skipped_steps: int = 0
-    """Updates not made, because loss or gradient was not finite."""
+    """Updates that the scaler skipped; `finetune` also counts those of other precisions."""
 
     @classmethod
     def create(
@@ -63,12 +62,11 @@ class TrainState:
         optimizer: torch.optim.Optimizer,
         *,
         precision: Precision | None = None,
-        seed: int = 42,
     ) -> TrainState:
         """The state at step 0; without a precision, the best of the model's device."""
         device = next(model.parameters()).device
         precision = precision or resolve_precision("auto", device)
-        return cls(model, optimizer, precision.scaler(), precision, seed)
+        return cls(model, optimizer, precision.scaler(), precision)
 
 
 @dataclass(frozen=True)

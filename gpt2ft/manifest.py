@@ -107,8 +107,8 @@ def _hashes(paths: list[Path], *, reread: bool) -> list[str]:
     """sha256 of each file."""
 
     def key(path: Path) -> tuple[int, ...]:
-        stat = path.stat()
-        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+        found = path.stat()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     unknown = [path for path in paths if reread or key(path) not in _known]
     _known.update(zip(map(key, unknown), durable.sha256(unknown), strict=True))

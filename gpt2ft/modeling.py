@@ -13,6 +13,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from .hub import located
 from .untrusted import check_model, check_tokenizer, drop_code, loading
 
 END_OF_TEXT = "<|endoftext|>"
@@ -22,11 +23,12 @@ _plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
 def load_tokenizer(name: str, *, revision: str = "main") -> Any:
-    """The tokenizer of a folder or a model on the hub; no code that comes with it is run.
+    """The tokenizer of a folder, of `gpt2-mini`, which is built in, or of a model on the hub.
 
-    Where it has no pad token, end-of-text serves. Raises `FileNotFoundError`, `ValueError` or
-    `HubUnavailableError`.
+    No code that comes with it is run. Where it has no pad token, end-of-text serves. Raises
+    `FileNotFoundError`, `ValueError` or `HubUnavailableError`.
     """
+    name = located(name)
     with loading("tokenizer", name, revision) as commit:
         check_tokenizer(name, commit)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=commit, trust_remote_code=False)
@@ -39,13 +41,14 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Any:
 
 
 def load_model(name: str, *, revision: str = "main", dropout: float | None = None) -> Any:
-    """A causal language model in fp32, from a folder or the hub, in evaluation mode.
+    """A causal language model in fp32, in evaluation mode: a folder, `gpt2-mini`, or of the hub.
 
     Only safetensors are read, and no code that comes with a model is run: one that `transformers`
     knows is loaded without it. `dropout` sets all its dropout probabilities. Raises
     `FileNotFoundError`, `HubUnavailableError`, or `ValueError` if it is no causal language model,
     wants what is refused, or tensors are missing.
     """
+    name = located(name)
     with loading("model", name, revision) as commit:
         check_model(name, commit)
         config: Any = AutoConfig.from_pretrained(name, revision=commit, trust_remote_code=False)

@@ -13,8 +13,8 @@ from .loop import Evaluation, evaluate, undisturbed
 from .stopping import Stop
 from .terminal import say
 
-SAMPLE_PROMPT_TOKENS = 16
-SAMPLE_NEW_TOKENS = 60
+SAMPLE_PROMPT_TOKENS = 24
+SAMPLE_NEW_TOKENS = 100
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Observation:
     sample: str = ""
 
 
-def noted(records: Iterable[Mapping[str, Any]], step: int) -> Observation | None:
+def recorded_observation(records: Iterable[Mapping[str, Any]], step: int) -> Observation | None:
     """The observation of that step among the records of metrics.jsonl."""
     for record in records:
         if record["step"] == step and "sample" in record:
@@ -80,7 +80,7 @@ def _sample(run: Run, stop: Stop) -> str:
             run.state.model,
             run.tokenizer,
             prompt,
-            seed=run.state.seed,
+            seed=run.config.seed,
             max_new_tokens=SAMPLE_NEW_TOKENS,
             temperature=0.8,
             top_k=50,

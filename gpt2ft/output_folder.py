@@ -14,7 +14,7 @@ import filelock
 from . import checkpoint as checkpoints
 from .config import TrainConfig
 from .manifest import MODEL_FILES, verify_checkpoint
-from .recipe import HEADER, changed_settings
+from .recipe import HEADER, SETTINGS_FILE, changed_settings
 from .terminal import say
 
 
@@ -31,7 +31,7 @@ def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
     if config.resume != "auto":
         named = Path(config.resume)
         if not named.exists():
-            there = ", ".join(path.name for path in checkpoints.checkpoints(named.parent))
+            there = ", ".join(path.name for path in checkpoints.checkpoint_folders(named.parent))
             raise ValueError(f"--resume {named} is not there, there are {there or 'none'}")
         verify_checkpoint(named)
         return named
@@ -55,8 +55,8 @@ def _check_writable(output_dir: Path) -> None:
 
 def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
     """Raise `ValueError` if something would be lost by starting a new run in `output_dir`."""
-    if config.model_type is None and os.path.isdir(str(config.model_name_or_path)):
-        model, here = Path(str(config.model_name_or_path)).resolve(), output_dir.resolve()
+    if config.loaded_model and os.path.isdir(config.loaded_model):
+        model, here = Path(config.loaded_model).resolve(), output_dir.resolve()
         if here == model or here in model.parents:
             raise ValueError(f"--output_dir {output_dir} holds the model itself, name another")
     if config.overwrite_output_dir:
@@ -65,11 +65,13 @@ def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
     ways = f"go on with --output_dir {folder} --resume, or replace it with --overwrite_output_dir"
     if checkpoints.is_finished(output_dir):
         raise ValueError(f"--output_dir {output_dir} holds a finished run, {ways}")
-    if checkpoints.named(output_dir):  # links too: somebody moved one, and they lead to a run
+    if checkpoints.checkpoint_paths(
+        output_dir
+    ):  # links too: somebody moved one, and they lead to a run
         raise ValueError(f"--output_dir {output_dir} holds an unfinished run, {ways}")
-    settings = output_dir / "config.yaml"
+    settings = output_dir / SETTINGS_FILE
     ours = settings.is_file() and settings.read_bytes().startswith(HEADER.encode())
-    for name in (*MODEL_FILES, *(() if ours else ("config.yaml",))):
+    for name in (*MODEL_FILES, *(() if ours else (SETTINGS_FILE,))):
         if (output_dir / name).exists():
             raise ValueError(
                 f"--output_dir {output_dir} holds a {name} that is not of a run, name another "

@@ -19,7 +19,8 @@ DTYPES: dict[str, torch.dtype | None] = {
 class Precision:
     """Where a run computes, and in which dtype its matrix products are.
 
-    `dtype` is autocast's, None for plain fp32. Weights and optimizer moments are fp32 in any case.
+    `dtype` is autocast's, None for plain fp32. In training, weights and optimizer
+    moments are fp32 in any case.
     """
 
     device: torch.device

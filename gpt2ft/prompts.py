@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .jsonfile import records
+from .jsonfile import check_encodes, records
 
 EXAMPLE = '{"prompt": "...", "seed": 1}'
 
@@ -44,10 +44,7 @@ def _from_records(path: str, lines: list[str]) -> Iterator[Prompt]:
         text = record.get("prompt") if isinstance(record, dict) else None
         if not isinstance(text, str):
             raise ValueError(f"{place} has no prompt, write {EXAMPLE}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{place} has half a character, {text[error.start]!a}") from error
+        check_encodes(place, text)
         seed = record.get("seed")
         if seed is not None and not (type(seed) is int and 0 <= seed < 2**63):
             raise ValueError(f"{place} has seed {seed!r}, give a number >= 0 and < 2^63")

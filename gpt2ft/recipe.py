@@ -19,6 +19,7 @@ RECIPES = Path(__file__).parent / "recipes"
 MAX_RECIPE_BYTES = 4 << 20
 DEFAULT_RECIPE = "wikitext2"
 FALLBACK_RECIPE = "quickstart"
+SETTINGS_FILE = "config.yaml"  # of a run, in its output folder
 
 # Of each group a run has one; naming one on the command line clears its recipe's other.
 ALTERNATIVES = (
@@ -119,8 +120,7 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
     for name in OF_THE_COMMAND:
         del settings[name]
-    if config.model_type:
-        settings["model_name_or_path"] = None
+    settings["model_name_or_path"] = config.loaded_model
     for name in PATHS:
         value = settings[name]
         if isinstance(value, list):
@@ -131,7 +131,7 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
 
 
 def to_yaml(config: TrainConfig) -> str:
-    """The resolved configuration as YAML, for `config.yaml`."""
+    """The resolved configuration as YAML, for the run's folder."""
     return HEADER + yaml.safe_dump(settings_of(config), sort_keys=False, allow_unicode=True)
 
 

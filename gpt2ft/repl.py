@@ -46,7 +46,7 @@ class Model:
     prefix: Prefix = dataclasses.field(default_factory=Prefix)
 
 
-def interact(session: Session) -> int:
+def interact(conversation: Conversation) -> int:
     """Answer what is typed until the end of input; returns the exit status.
 
     Ctrl-C stops a text, or drops a line; where there is no terminal it ends the loop with 130.
@@ -54,26 +54,26 @@ def interact(session: Session) -> int:
     terminal = sys.stdin.isatty()
     if terminal:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started it may ignore it
-        session.write(GREETING + "\n")
-    with line_input(session.complete) as ask:
+        conversation.write(GREETING + "\n")
+    with line_input(conversation.complete) as ask:
         while True:
             try:
-                session.answer(read_text(ask))
+                conversation.answer(read_text(ask))
             except EOFError:
-                session.write("\n" if terminal else "")
+                conversation.write("\n" if terminal else "")
                 return 0
             except KeyboardInterrupt:
                 if not terminal:
-                    session.write("\n")
+                    conversation.write("\n")
                     return 130
             except BrokenPipeError:
                 raise
             except Exception as error:  # of this text or command; the next may be better
-                session.write(f"gpt2ft: error: {error_line(error)}")
-            session.write("\n\n")
+                conversation.write(f"gpt2ft: error: {error_line(error)}")
+            conversation.write("\n\n")
 
 
-class Session:
+class Conversation:
     """The texts written so far, with which model and settings; and the commands, `do_...`."""
 
     def __init__(
@@ -236,7 +236,7 @@ class Session:
         self.write(bars(labels, shares.tolist(), shutil.get_terminal_size().columns))
 
     def _commands(self) -> dict[str, Any]:
-        names = [name for name in vars(Session) if name.startswith("do_")]
+        names = [name for name in vars(Conversation) if name.startswith("do_")]
         return {name.removeprefix("do_"): getattr(self, name) for name in names}
 
     def _current(self) -> Continuation:

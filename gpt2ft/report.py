@@ -36,7 +36,7 @@ def bar(total: int, what: str, *, unit: str = "batch", initial: int = 0) -> tqdm
 class TrainingReport:
     """Progress bar, a line every `logging_steps`, and a record of every step in metrics.jsonl.
 
-    Losses stay on the device until a line is due, so that the steps between wait for nothing.
+    Losses stay on the device until a line is due or the bar is refreshed.
     """
 
     def __init__(self, path: Path, state: TrainState, *, max_steps: int, logging_steps: int):

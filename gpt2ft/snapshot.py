@@ -12,13 +12,16 @@ import torch
 if TYPE_CHECKING:
     from .loop import TrainState
 
-COUNTERS = ("seed", "step", "epoch", "batch", "tokens", "skipped_steps")
+COUNTERS = ("step", "epoch", "batch", "tokens", "skipped_steps")
 
 
 def _parameter_names(optimizer: torch.optim.Optimizer) -> list[str]:
     groups = optimizer.param_groups
     if not all("param_names" in group for group in groups):
-        raise ValueError("the optimizer's groups name no parameters, use parameter_groups(model)")
+        raise ValueError(
+            "the optimizer's groups name no parameters, make it of model.named_parameters() or "
+            "optim.parameter_groups(model, weight_decay)"
+        )
     return [name for group in groups for name in group["param_names"]]
 
 
@@ -67,14 +70,15 @@ def restore(
         raise ValueError(f"it holds the moments of other parameters: {', '.join(different)}")
     _check_same(weights, state.model.state_dict())
     _check_moments(names, moments, dict(state.model.named_parameters()))
+    groups = _groups(state.optimizer, values)
+    scale, counters = values["scaler"], {name: values[name] for name in COUNTERS}
+
     state.model.load_state_dict(weights)
-    state.optimizer.load_state_dict(
-        {"state": _by_index(names, moments), "param_groups": _groups(state.optimizer, values)}
-    )
-    if values["scaler"]:
-        state.scaler.load_state_dict(values["scaler"])
-    for name in COUNTERS:
-        setattr(state, name, values[name])
+    state.optimizer.load_state_dict({"state": _by_index(names, moments), "param_groups": groups})
+    if scale:
+        state.scaler.load_state_dict(scale)
+    for name, value in counters.items():
+        setattr(state, name, value)
 
 
 def _check_moments(

@@ -50,7 +50,7 @@ def _unavailable(what: str, name: str, error: Exception) -> Exception:
     elif isinstance(error, OSError) and is_offline():
         return HubUnavailableError(
             f"{what} {name} is neither on this machine nor is the hub reachable, "
-            "name a folder, or train a new model with --model_type gpt2"
+            "name a folder or gpt2-mini, or train a new model with --model_type gpt2"
         )
     elif isinstance(error, OSError):
         return FileNotFoundError(f"{what} {name} cannot be loaded from the hub, {reason}")

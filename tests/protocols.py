@@ -41,7 +41,7 @@ def make_state(seed=0, overflow=True):
     model = tiny_gpt2(dropout=0.2, seed=seed)
     optimizer = build_optimizer(model, learning_rate=1e-2, weight_decay=0.1)
     precision = Precision(torch.device("cpu"), None)
-    state = TrainState.create(model, optimizer, precision=precision, seed=SEED)
+    state = TrainState.create(model, optimizer, precision=precision)
     if overflow:  # a stand-in for fp16
         state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, growth_interval=2)
     return state
@@ -126,12 +126,12 @@ def save_newest(folder, state):
     durable.write_tensors(target / "rng.safetensors", snapshot.random_states()[0])
     values = {**snapshot.state_values(state), "random": snapshot.random_states()[1]}
     durable.write(target / "state.json", json.dumps(values).encode())
-    for older in checkpoints.checkpoints(folder)[2:]:
+    for older in checkpoints.checkpoint_folders(folder)[2:]:
         durable.delete(older)
 
 
 def resume_newest(folder, state):
-    found = checkpoints.checkpoints(folder)
+    found = checkpoints.checkpoint_folders(folder)
     if found:
         checkpoints.load_checkpoint(found[0], state)
 
@@ -208,7 +208,7 @@ def run_finetune(folder, committed):
         logging_steps=1,
         learning_rate=1e-2,
         precision="fp32",
-        resume="auto" if checkpoints.checkpoints(folder) else None,
+        resume="auto" if checkpoints.checkpoint_folders(folder) else None,
     )
     finetune(config)
     manifest.verify_checkpoint(folder)

@@ -426,7 +426,7 @@ SETTINGS = [
 ]
 
 MODELS = [
-    Row("hub unreachable", f"{TRAIN} {MODEL}-x", f"tokenizer model-x {NO_HUB}, or train a new ..."),
+    Row("hub unreachable", f"{TRAIN} {MODEL}-x", f"tokenizer model-x {NO_HUB} or gpt2-mini, ..."),
     Row(
         "unknown on the hub",
         f"{TRAIN} {MODEL}-x",

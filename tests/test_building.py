@@ -53,7 +53,7 @@ def test_what_a_run_is_made_of(config):
     assert run.data[0, 0]["input_ids"].shape == (3, 16)
     assert run.held_out[0, 0]["input_ids"].shape == (5, 16)
     assert run.max_steps == 18  # 14 micro-batches, so 7 steps an epoch, two and a half times
-    assert (run.state.precision.name, run.state.seed) == ("bf16", 17)
+    assert run.state.precision.name == "bf16"
     other = build(TrainConfig(**{**vars(config), "seed": 18}))
     assert run.data.sample_numbers(0, 0).tolist() != other.data.sample_numbers(0, 0).tolist()
 

@@ -265,7 +265,7 @@ def test_a_file_that_cannot_be_read_is_passed_over(saved, monkeypatch):
 
 def test_if_none_is_valid_it_is_an_error_never_a_fresh_start(saved):
     folder, _ = saved
-    for path in checkpoints.checkpoints(folder):
+    for path in checkpoints.checkpoint_folders(folder):
         damage(path / "state.json", "truncate")
     with pytest.raises(CheckpointError, match=r"no checkpoint .*-9.*-6"):
         find_checkpoint(folder)

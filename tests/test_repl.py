@@ -15,12 +15,12 @@ import torch
 from gpt2ft import generate
 from gpt2ft.config import GenerateConfig
 from gpt2ft.layout import n_cells
-from gpt2ft.repl import SETTINGS, Model, Session
+from gpt2ft.repl import SETTINGS, Conversation, Model
 from tests.processes import ROOT
 
 
 class Screen(list):
-    """What a session wrote."""
+    """What a conversation wrote."""
 
     def take(self):
         text = "".join(self)
@@ -34,7 +34,7 @@ def screen():
 
 
 @pytest.fixture
-def session(make_model, tokenizer, screen, monkeypatch):
+def conversation(make_model, tokenizer, screen, monkeypatch):
     """With a model of seed 0, and more to load by their seed as name."""
     monkeypatch.setenv("COLUMNS", "60")
     letters = [ids for (ids,) in tokenizer(list(string.ascii_letters))["input_ids"]]
@@ -49,38 +49,38 @@ def session(make_model, tokenizer, screen, monkeypatch):
         return Model(name, model, tokenizer)
 
     config = GenerateConfig(interactive=True, seed=5, max_new_tokens=12)
-    session = Session(config, load("0"), load, screen.append)
-    session.load = load
-    return session
+    conversation = Conversation(config, load("0"), load, screen.append)
+    conversation.load = load
+    return conversation
 
 
-def written(session, prompt, seed, name="0", **settings):
+def written(conversation, prompt, seed, name="0", **settings):
     """What a model writes on from a prompt, by the function for programs."""
-    model = session.load(name)
+    model = conversation.load(name)
     settings = {"max_new_tokens": 12, "temperature": 0.8, "top_k": 50, "top_p": 0.95} | settings
     (text,) = generate(model.model, model.tokenizer, prompt, seed=seed, **settings)
     return text.text
 
 
-def test_texts_again_on_and_back(session, screen):
+def test_texts_again_on_and_back(conversation, screen):
     """/retry takes the next seed, /continue goes on from all of it, /undo returns."""
-    session.answer("a cat")
-    first = "a cat" + written(session, "a cat", 5)
+    conversation.answer("a cat")
+    first = "a cat" + written(conversation, "a cat", 5)
     assert screen.take() == first
-    session.answer("/retry")
-    second = "a cat" + written(session, "a cat", 6)
+    conversation.answer("/retry")
+    second = "a cat" + written(conversation, "a cat", 6)
     assert screen.take() == second != first
-    session.answer("/continue")
-    third = written(session, second, 7)
+    conversation.answer("/continue")
+    third = written(conversation, second, 7)
     assert screen.take() == third
-    session.answer("/continue and more")
-    assert screen.take() == " and more" + written(session, second + third + " and more", 8)
+    conversation.answer("/continue and more")
+    assert screen.take() == " and more" + written(conversation, second + third + " and more", 8)
     for expected in (second + third, second, first, "no text is left"):
-        session.answer("/undo")
+        conversation.answer("/undo")
         assert screen.take() == expected
     for command in ("/undo", "/retry", "/continue", "/probs", "/stats", "/save x", "/compare 1"):
         with pytest.raises(ValueError, match="there is no text yet"):
-            session.answer(command)
+            conversation.answer(command)
 
 
 VALUES = {
@@ -100,32 +100,34 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting(name, session, screen):
+def test_every_setting(name, conversation, screen):
     """Set, shown, checked as the flags are, and back at the start's with /reset."""
     value, expected, *wrong = VALUES[name]
-    before = session._config
-    session.answer(f"/set {name} {value}")
+    before = conversation._config
+    conversation.answer(f"/set {name} {value}")
     assert screen.take() == f"{name} = {expected}"
-    assert session._config == replace(before, **{name: expected})
-    session.answer("/settings")
+    assert conversation._config == replace(before, **{name: expected})
+    conversation.answer("/settings")
     assert re.search(rf"^{name} +{re.escape(str(expected))}$", screen.take(), re.MULTILINE)
     for bad in wrong:
         with pytest.raises(ValueError, match=name):
-            session.answer(f"/set {name} {bad}")
-    assert session._config == replace(before, **{name: expected})
-    session.answer("/reset")
-    assert session._config == before
+            conversation.answer(f"/set {name} {bad}")
+    assert conversation._config == replace(before, **{name: expected})
+    conversation.answer("/reset")
+    assert conversation._config == before
 
 
-def test_settings_are_used(session, screen):
-    session.answer("/set temperature 0")
-    session.answer("/set max_new_tokens 3")
+def test_settings_are_used(conversation, screen):
+    conversation.answer("/set temperature 0")
+    conversation.answer("/set max_new_tokens 3")
     screen.take()
-    session.answer("a cat")
-    assert screen.take() == "a cat" + written(session, "a cat", 5, temperature=0, max_new_tokens=3)
+    conversation.answer("a cat")
+    assert screen.take() == "a cat" + written(
+        conversation, "a cat", 5, temperature=0, max_new_tokens=3
+    )
 
 
-def test_what_is_no_command(session):
+def test_what_is_no_command(conversation):
     for line, message in (
         ("/nonsense", "no command /nonsense, /help lists them"),
         ("/", "no command /, /help lists them"),
@@ -138,44 +140,44 @@ def test_what_is_no_command(session):
         ("/load gone", "no model gone"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
-            session.answer(line)
+            conversation.answer(line)
 
 
-def test_a_text_may_begin_with_a_slash(session, screen):
-    session.answer("//set")
+def test_a_text_may_begin_with_a_slash(conversation, screen):
+    conversation.answer("//set")
     assert screen.take().startswith("/set")
-    session.answer("/set\nin several lines")
+    conversation.answer("/set\nin several lines")
     assert screen.take().startswith("/set\nin several lines")
 
 
-def test_help_names_every_command(session, screen):
-    session.answer("/help")
+def test_help_names_every_command(conversation, screen):
+    conversation.answer("/help")
     shown = screen.take()
-    assert shown in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert shown in (ROOT / "docs/how-to/generate.md").read_text(encoding="utf-8")
     lines = shown.splitlines()
     commands = "help set settings retry continue undo reset seed load compare save stats probs"
     assert [line.split()[0] for line in lines[1:]] == [f"/{name}" for name in commands.split()]
     assert all(len(line.split()) > 2 for line in lines)
 
 
-def test_seeds(session, screen):
-    session.answer("/set seed none")
+def test_seeds(conversation, screen):
+    conversation.answer("/set seed none")
     screen.take()
-    session.answer("a")
+    conversation.answer("a")
     text = screen.take()
-    session.answer("/seed")
+    conversation.answer("/seed")
     seed = int(screen.take().removeprefix("the text has seed "))
-    session.answer(f"/seed {seed}")
+    conversation.answer(f"/seed {seed}")
     screen.take()
-    session.answer("a")
+    conversation.answer("a")
     assert screen.take() == text
 
 
-def test_another_model_and_side_by_side(session, screen, tokenizer):
+def test_another_model_and_side_by_side(conversation, screen, tokenizer):
     """The same prompt and seed; within the width; and after /load the text goes on in the other."""
-    session.answer("a cat sat")
+    conversation.answer("a cat sat")
     mine = screen.take()
-    session.answer("/compare 1 2")
+    conversation.answer("/compare 1 2")
     shown = screen.take()
     rows = shown.splitlines()
     assert all(n_cells(row) <= 60 for row in rows)
@@ -183,25 +185,25 @@ def test_another_model_and_side_by_side(session, screen, tokenizer):
     columns = ["".join(row.ljust(60)[i : i + 18] for row in rows[2:]) for i in (0, 20, 40)]
     columns = ["".join(column.split()) for column in columns]
     for column, name in zip(columns, "012", strict=True):
-        text = "a cat sat" + written(session, "a cat sat", 5, name)
+        text = "a cat sat" + written(conversation, "a cat sat", 5, name)
         assert column == text.replace(" ", "")
     assert len(set(columns)) == 3
-    session.answer("/load 1")
+    conversation.answer("/load 1")
     assert screen.take() == "loaded 1"
-    session.answer("/continue")
-    assert screen.take() == written(session, mine, 6, "1")
-    session.answer("/settings")
+    conversation.answer("/continue")
+    assert screen.take() == written(conversation, mine, 6, "1")
+    conversation.answer("/settings")
     assert re.match(r"model +1\n", screen.take())
 
 
-def test_probabilities_are_those_of_the_model(session, screen, tokenizer):
-    session.answer("a cat")
+def test_probabilities_are_those_of_the_model(conversation, screen, tokenizer):
+    conversation.answer("a cat")
     text = screen.take()
-    session.answer("/probs")
+    conversation.answer("/probs")
     lines = screen.take().splitlines()
     with torch.no_grad():
         ids = torch.tensor([tokenizer(text)["input_ids"]])
-        logits = session.load("0").model(ids).logits[0, -1]
+        logits = conversation.load("0").model(ids).logits[0, -1]
     assert len(text) == len("a cat") + 12
     expected = logits.softmax(-1).topk(10)
     shares = [re.search(r"(\d+\.\d\d)%", line)[1] for line in lines]
@@ -210,63 +212,63 @@ def test_probabilities_are_those_of_the_model(session, screen, tokenizer):
         assert line.startswith((repr(tokenizer.decode([token])), "<|endoftext|>"))
 
 
-def test_a_vocabulary_of_fewer_than_ten(session, screen, monkeypatch):
+def test_a_vocabulary_of_fewer_than_ten(conversation, screen, monkeypatch):
     monkeypatch.setattr("gpt2ft.repl.PROBABLE_TOKENS", 1000)
-    session.answer("a cat")
+    conversation.answer("a cat")
     screen.take()
-    session.answer("/probs")
+    conversation.answer("/probs")
     assert len(screen.take().splitlines()) == 257
 
 
-def test_save_adds_to_a_file(session, screen, tmp_path):
-    session.answer("a cat")
+def test_save_adds_to_a_file(conversation, screen, tmp_path):
+    conversation.answer("a cat")
     text = screen.take()
-    session.answer(f"/save {tmp_path}/out.txt")
-    session.answer(f"/save {tmp_path}/out.txt")
+    conversation.answer(f"/save {tmp_path}/out.txt")
+    conversation.answer(f"/save {tmp_path}/out.txt")
     assert (tmp_path / "out.txt").read_text("utf-8") == f"{text}\n\n" * 2
     with pytest.raises(OSError):
-        session.answer(f"/save {tmp_path}/gone/out.txt")
+        conversation.answer(f"/save {tmp_path}/gone/out.txt")
 
 
-def test_stats(session, screen):
-    session.answer("a cat")
+def test_stats(conversation, screen):
+    conversation.answer("a cat")
     screen.take()
-    session.answer("/stats")
-    session.answer("/set max_new_tokens 5")
-    session.answer("/retry")
-    session.answer("/undo")
+    conversation.answer("/stats")
+    conversation.answer("/set max_new_tokens 5")
+    conversation.answer("/retry")
+    conversation.answer("/undo")
     screen.clear()
-    session.answer("/stats")
+    conversation.answer("/stats")
     numbers = re.match(r"12 tokens: the first after (.*) s, then (.*) a second", screen.take())
     assert 0 < float(numbers[1]) < 10 and float(numbers[2]) > 1
 
 
-def test_past_the_window_is_said_once(session, screen):
-    session.answer("a" * 60)
+def test_past_the_window_is_said_once(conversation, screen):
+    conversation.answer("a" * 60)
     assert screen.take().endswith("newest 32 to 64)")
-    session.answer("a" * 60)
+    conversation.answer("a" * 60)
     assert "newest" not in screen.take()
 
 
-def test_a_text_that_fails_is_no_text(session, screen):
+def test_a_text_that_fails_is_no_text(conversation, screen):
     with torch.no_grad():
-        next(session._model.model.parameters()).fill_(torch.nan)
+        next(conversation._model.model.parameters()).fill_(torch.nan)
     with pytest.raises(ValueError, match="not finite"):
-        session.answer("a cat")
+        conversation.answer("a cat")
     with pytest.raises(ValueError, match="there is no text yet"):
-        session.answer("/retry")
+        conversation.answer("/retry")
 
 
-def test_completion(session, tmp_path, monkeypatch):
+def test_completion(conversation, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file[1].txt").touch()
-    assert session.complete("/se") == ["/seed", "/set", "/settings"]
-    assert session.complete("/set top") == ["top_k", "top_p"]
-    assert session.complete("/set top_k ") == []
-    assert session.complete("/load fo") == ["folder/"]
-    assert session.complete("/compare x f") == ["file[1].txt", "folder/"]
-    assert session.complete("a text /se") == session.complete("fo") == []
+    assert conversation.complete("/se") == ["/seed", "/set", "/settings"]
+    assert conversation.complete("/set top") == ["top_k", "top_p"]
+    assert conversation.complete("/set top_k ") == []
+    assert conversation.complete("/load fo") == ["folder/"]
+    assert conversation.complete("/compare x f") == ["file[1].txt", "folder/"]
+    assert conversation.complete("a text /se") == conversation.complete("fo") == []
 
 
 # --- the program

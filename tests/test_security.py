@@ -413,7 +413,7 @@ class Samples:
 def new_state(seed=0):
     model = tiny_gpt2(seed=seed)
     optimizer = gpt2ft.build_optimizer(model, learning_rate=1e-2)
-    return gpt2ft.TrainState.create(model, optimizer, precision=FP32, seed=1)
+    return gpt2ft.TrainState.create(model, optimizer, precision=FP32)
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def test_a_signal_in_any_phase_loses_nothing(phase, number, place, straight):
     assert (done.returncode, done.stderr) == (128 + number, "")
     shown = done.stdout.splitlines()[-1]
     assert shown.startswith(f"stopped by {number.name}") and last_line in shown
-    saved = checkpoint.checkpoints(place / "out")
+    saved = checkpoint.checkpoint_folders(place / "out")
     assert (saved[0].name if saved else "") == (f"checkpoint-{step}" if step else "")
     assert not list((place / "out").glob(".saving-*"))
     go_on(place, straight)
@@ -113,7 +113,7 @@ def test_a_signal_in_any_phase_loses_nothing(phase, number, place, straight):
 
 def go_on(place, straight):
     """As the last line says, and with the same result; an evaluation that was stopped is made."""
-    ways = ["--resume"] if checkpoint.checkpoints(place / "out") else []
+    ways = ["--resume"] if checkpoint.checkpoint_folders(place / "out") else []
     done = run("train.py", *FLAGS, *ways, cwd=place)
     assert (done.returncode, done.stderr) == (0, "")
     assert results(place / "out") == straight
