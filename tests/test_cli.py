@@ -191,7 +191,7 @@ def test_without_hub_and_choice_it_falls_back_to_the_quickstart(tmp_path):
     out = tmp_path / "gpt2-finetuned-quickstart"
     assert newest_finished_run(tmp_path) == str(out)
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
-    assert len(tokenizer) == 2048
+    assert len(tokenizer) == 8192
 
     flags = ["-p", "The", "-p", "", "--seed", "4", "--max_new_tokens", "9"]
     texts = [run("generate.py", *flags, cwd=tmp_path) for _ in range(2)]

@@ -1,6 +1,8 @@
 """pytest tests/test_modeling.py"""
 
+import hashlib
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from gpt2ft import load_model, load_tokenizer, new_model
-from gpt2ft.hub import HubUnavailableError
+from gpt2ft.hub import ASSETS, BUILT_IN_MODEL, HubUnavailableError
 from gpt2ft.modeling import (
     check_fit,
     keeps_documents_apart,
@@ -186,3 +188,54 @@ def test_what_does_not_fit(make_model, tokenizer):
     model.resize_token_embeddings(100)
     with pytest.raises(ValueError, match="has 257 entries, the model's embedding 100"):
         check_fit(model, tokenizer, 48)
+
+
+CARD = (ASSETS / BUILT_IN_MODEL / "README.md").read_text(encoding="utf-8")
+SENTENCES = (
+    "It was a fine morning, and they went for a walk.",
+    "She could not bear to think of it any longer.",
+    "The captain stood upon the deck and looked at the sea.",
+    "He had never been so happy in all his life.",
+)
+
+
+def test_the_built_in_model_is_what_its_card_says():
+    folder = ASSETS / BUILT_IN_MODEL
+    weights = folder / "model.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in CARD
+    assert {x.dtype for x in load_file(weights).values()} == {torch.bfloat16}
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 6_000_000
+    model, tokenizer = load_model(BUILT_IN_MODEL), load_tokenizer(BUILT_IN_MODEL)
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in CARD
+    assert model.dtype == torch.float32 and window(model) >= 256
+    assert len(tokenizer) == model.config.vocab_size and 2048 <= len(tokenizer) <= 8192
+    assert f"{len(tokenizer):,} entries" in CARD
+
+
+def test_the_card_has_the_settings_that_make_the_model_again():
+    from benchmarks.pretrain_mini import CHOSEN
+
+    told = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|$", CARD, flags=re.MULTILINE))
+    assert told == {name: str(value) for name, value in CHOSEN.items()}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_the_built_in_model_knows_english(sentence):
+    """It finds a sentence far more probable than its words in the opposite order."""
+    model, tokenizer = load_model(BUILT_IN_MODEL), load_tokenizer(BUILT_IN_MODEL)
+
+    def loss(text):
+        ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(text)["input_ids"]]])
+        with torch.no_grad():
+            return model(ids, labels=ids).loss.item()
+
+    assert loss(sentence) < loss(" ".join(reversed(sentence.split()))) - 1
+
+
+def test_a_folder_of_the_built_in_models_name_goes_first(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model_folder.rename(tmp_path / BUILT_IN_MODEL)
+    own = load_model(BUILT_IN_MODEL).config.vocab_size
+    assert own == load_model(str(tmp_path / BUILT_IN_MODEL)).config.vocab_size
+    monkeypatch.chdir("/")
+    assert load_model(BUILT_IN_MODEL).config.vocab_size != own

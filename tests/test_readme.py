@@ -1,15 +1,14 @@
 """The README keeps its word: pytest tests/test_readme.py"""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import transformers
-import yaml
-
-from gpt2ft.config import GenerateConfig, TrainConfig
-from gpt2ft.flags import make_parser
-from gpt2ft.recipe import RECIPES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,25 +38,35 @@ def test_the_python_runs_as_it_stands(model_folder, tmp_path, monkeypatch, capsy
     assert names["state"].step == 20
 
 
-def test_every_command_is_understood():
-    commands = re.findall(r"python (train|generate)\.py ?([^\n`&>]*)", README)
-    assert len(commands) >= 6
-    for script, arguments in commands:
-        kind = TrainConfig if script == "train" else GenerateConfig
-        if "--help" not in arguments and "..." not in arguments:
-            make_parser(kind, script).parse_args(shlex.split(arguments))
+def test_a_newcomer_gets_to_a_model_of_their_own_text(tmp_path):
+    """In a fresh checkout without the hub, by what "Your own text" says alone."""
+    checkout = tmp_path / "gpt2ft"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "__pycache__", "build"))
+    pages = [README, *(path.read_text(encoding="utf-8") for path in ROOT.glob("docs/**/*.md"))]
+    (checkout / "my.txt").write_text("\n\n".join(pages), encoding="utf-8")
+    section = README.split("## Your own text")[1].split("\n## ")[0]
+    train, generate = re.search(r"```\n(.*?)```", section, flags=re.DOTALL)[1].splitlines()
+    without_hub = re.search(r"add `(.*?)`", section)[1]
 
+    def type_in(command, text=""):
+        python, *arguments = shlex.split(command)
+        assert python == "python"
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=checkout,
+            input=text,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_HOME": str(tmp_path / "cache")},
+        )
 
-def test_the_table_of_recipes_is_that_of_the_recipes():
-    table = re.search(r"\| setting \|.*?\n\n", README, flags=re.DOTALL)[0]
-    header, _, *rows = [
-        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
-        for line in table.strip().splitlines()
-    ]
-    for column, name in enumerate(header[1:], 1):
-        recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
-        shown = {row[0]: row[column] for row in rows if row[column]}
-        assert shown == {key: str(value) for key, value in recipe.items()}
+    trained = type_in(f"{train} {without_hub}")
+    assert trained.returncode == 0, trained.stderr
+    before, after = re.search(r"^perplexity +([\d,.]+) +([\d,.]+)$", trained.stdout, re.M).groups()
+    assert float(after.replace(",", "")) < float(before.replace(",", "")) / 1.5
+    written = type_in(generate, "The loop is\n")
+    assert written.returncode == 0, written.stderr
+    assert written.stdout.startswith("The loop is") and len(written.stdout) > 40
 
 
 def test_every_room_is_in_the_plan_and_every_room_of_the_plan_is_there():
@@ -81,6 +90,13 @@ def test_the_public_names_are_those_that_type_checkers_see():
     tree = ast.parse((ROOT / "gpt2ft" / "__init__.py").read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     assert sorted(node.names[0].asname for node in block.body) == gpt2ft.__all__
+
+
+def test_no_link_is_broken():
+    links = re.findall(r"\]\((?!http)([^)#]+)", README)
+    assert len(links) > 5
+    for link in links:
+        assert (ROOT / link).exists(), link
 
 
 def test_nothing_was_left_to_fill_in():
