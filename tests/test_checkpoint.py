@@ -75,11 +75,18 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_with_any_optimizer_it_resumes_bit_identical(name, data, tmp_path):
+def grouped(model):
+    return parameter_groups(model, weight_decay=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [*((name, grouped) for name in OPTIMIZERS), ("NAdam", torch.nn.Module.named_parameters)],
+)
+def test_with_any_optimizer_it_resumes_bit_identical(name, parameters, data, tmp_path):
     def new_state(seed):
         model = tiny_gpt2(seed=seed, dropout=0.1)
-        optimizer = OPTIMIZERS[name](parameter_groups(model, weight_decay=0.01))
+        optimizer = OPTIMIZERS[name](parameters(model))
         return TrainState.create(model, optimizer, precision=FP32)
 
     torch.manual_seed(5)
