@@ -65,9 +65,8 @@ def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
     ways = f"go on with --output_dir {folder} --resume, or replace it with --overwrite_output_dir"
     if checkpoints.is_finished(output_dir):
         raise ValueError(f"--output_dir {output_dir} holds a finished run, {ways}")
-    if checkpoints.checkpoint_paths(
-        output_dir
-    ):  # links too: somebody moved one, and they lead to a run
+    # Links too: somebody moved one, and they lead to a run.
+    if checkpoints.checkpoint_paths(output_dir):
         raise ValueError(f"--output_dir {output_dir} holds an unfinished run, {ways}")
     settings = output_dir / SETTINGS_FILE
     ours = settings.is_file() and settings.read_bytes().startswith(HEADER.encode())
