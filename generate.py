@@ -2,7 +2,7 @@
 
 import sys
 
-from gpt2ft.cli import generate_main
+from gpt2ft.cli.main import generate_main
 
 if __name__ == "__main__":
     sys.exit(generate_main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from gpt2ft.cli import train_main
+from gpt2ft.cli.main import train_main
 
 if __name__ == "__main__":
     sys.exit(train_main())

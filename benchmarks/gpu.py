@@ -33,12 +33,12 @@ import torch
 import transformers
 
 import gpt2ft
+from gpt2ft.cli.generate import prepare
 from gpt2ft.config import TrainConfig
-from gpt2ft.inference import prepare
-from gpt2ft.kernels import compile_blocks
+from gpt2ft.generation.sampling import generate_tokens
+from gpt2ft.kernels.accelerate import compile_blocks
 from gpt2ft.precision import Precision, resolve_precision
-from gpt2ft.sampling import generate_tokens
-from gpt2ft.verify_resume import verify_resume
+from gpt2ft.run.verify_resume import verify_resume
 
 DENSE_RATE = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12}
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")

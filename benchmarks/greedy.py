@@ -11,8 +11,8 @@ import sys
 import torch
 
 from gpt2ft import generate, load_model, load_tokenizer
-from gpt2ft.generation import encode_prompt
-from gpt2ft.terminal import silence_libraries
+from gpt2ft.generation.text import encode_prompt
+from gpt2ft.system.terminal import silence_libraries
 
 OTHERS = ["The", "A girl and her dog went to the"]
 

@@ -78,7 +78,7 @@ def pretrain(settings: dict[str, Any], parts: Path, model_dir: Path) -> dict[str
 
     import gpt2ft
     from gpt2ft.config import TrainConfig
-    from gpt2ft.finetune import finetune
+    from gpt2ft.run.finetune import finetune
 
     torch.set_num_threads(1)
     files, held_out = part_files(parts, "train"), part_files(parts, "choose")

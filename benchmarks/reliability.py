@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from tests import faults, protocols, trials
-from tests.processes import ROOT, settle_down
+from benchmarks.faults import disk, protocols, trials
+from benchmarks.faults.processes import ROOT, settle_down
 
 SUBJECTS = ("ours", "torch.save in place", "newest folder wins")
 STATES_AT_EACH_POINT = 20
@@ -31,7 +31,7 @@ STATES_AT_EACH_POINT = 20
 def power_failures(protocol, history):
     """How many states of the disk that a power failure may leave end in which way."""
     record = trials.recorded(protocol)
-    states = faults.crash_states(record, samples=STATES_AT_EACH_POINT)
+    states = disk.crash_states(record, samples=STATES_AT_EACH_POINT)
     return Counter(trials.lost(protocol, record, state, history) for state in states)
 
 
@@ -90,8 +90,11 @@ def rows():
         [trials.outcomes("finetune", stops, end)],
     )
     yield "a whole run, errors at each operation", [trials.outcomes("finetune", failures, end)]
-    yield "SIGINT and SIGTERM, once and twice, in each phase", [tests("tests/test_stopping.py")]
-    left_out = ["tests/test_checkpoint.py", "-k", "left_out"]
+    yield (
+        "SIGINT and SIGTERM, once and twice, in each phase",
+        [tests("tests/whole/test_signals.py")],
+    )
+    left_out = ["tests/checkpoint/test_checkpoints.py", "-k", "left_out"]
     yield "an item of the state left out, and not noticed", [tests(*left_out)]
 
 

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 import transformers
 
-from gpt2ft import TrainState, build_optimizer, save_checkpoint, snapshot
+from gpt2ft import TrainState, build_optimizer, save_checkpoint
+from gpt2ft.checkpoint import snapshot
 
 
 def timed(function):

@@ -43,9 +43,9 @@ def write_corpus(path: Path, texts: list[Path], n_bytes: int) -> None:
 def run_here(file: Path, tokenizer: str, trains: bool) -> None:
     """Build, and train if asked; prints what it took as JSON."""
     import datasets
+    import gpt2ft.run.build
     import torch
 
-    import gpt2ft.building
     from gpt2ft.config import TrainConfig
     from gpt2ft.loop import train
 
@@ -60,7 +60,7 @@ def run_here(file: Path, tokenizer: str, trains: bool) -> None:
         dropout=0.0,
     )
     start = time.perf_counter()
-    run = gpt2ft.building.build(config)
+    run = gpt2ft.run.build.build(config)
     built = time.perf_counter() - start
     n_tokens = int(run.data.samples.lengths.sum())
     result: dict[str, Any] = {"build_s": built, "tokens": n_tokens}

@@ -11,7 +11,7 @@ import sys
 import time
 
 from gpt2ft import generate, load_model, load_tokenizer
-from gpt2ft.terminal import silence_libraries
+from gpt2ft.system.terminal import silence_libraries
 
 
 def main() -> int:

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 import transformers
 
-from gpt2ft.inference import prepare
+from gpt2ft.cli.generate import prepare
+from gpt2ft.generation.sampling import generate_tokens
 from gpt2ft.precision import resolve_precision
-from gpt2ft.sampling import generate_tokens
 
 PROMPT, NEW, REPEATS = 16, 100, 3
 END = 50256

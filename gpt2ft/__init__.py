@@ -10,18 +10,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .batches import Batches as Batches
-    from .batches import Blocks as Blocks
-    from .batches import Rows as Rows
-    from .checkpoint import find_checkpoint as find_checkpoint
-    from .checkpoint import load_checkpoint as load_checkpoint
-    from .checkpoint import save_checkpoint as save_checkpoint
-    from .collate import CausalLMCollator as CausalLMCollator
-    from .corpus import load_corpus as load_corpus
-    from .generation import Continuation as Continuation
-    from .generation import generate as generate
-    from .generation import stream as stream
-    from .kernels import accelerate as accelerate
+    from .checkpoint.checkpoints import find_checkpoint as find_checkpoint
+    from .checkpoint.checkpoints import load_checkpoint as load_checkpoint
+    from .checkpoint.checkpoints import save_checkpoint as save_checkpoint
+    from .checkpoint.manifest import CheckpointError as CheckpointError
+    from .data.batches import Batches as Batches
+    from .data.batches import Blocks as Blocks
+    from .data.batches import Rows as Rows
+    from .data.collate import CausalLMCollator as CausalLMCollator
+    from .data.corpus import load_corpus as load_corpus
+    from .data.token_store import tokenize as tokenize
+    from .generation.sampling import choose_tokens as choose_tokens
+    from .generation.sampling import generate_tokens as generate_tokens
+    from .generation.text import Continuation as Continuation
+    from .generation.text import generate as generate
+    from .generation.text import stream as stream
+    from .kernels.accelerate import accelerate as accelerate
     from .loop import Data as Data
     from .loop import NoTargetsError as NoTargetsError
     from .loop import StepResult as StepResult
@@ -31,27 +35,23 @@ if TYPE_CHECKING:
     from .loop import train_step as train_step
     from .loop import undisturbed as undisturbed
     from .loss import causal_lm_loss as causal_lm_loss
-    from .manifest import CheckpointError as CheckpointError
-    from .modeling import load_model as load_model
-    from .modeling import load_tokenizer as load_tokenizer
-    from .modeling import new_model as new_model
+    from .models.loading import load_model as load_model
+    from .models.loading import load_tokenizer as load_tokenizer
+    from .models.loading import new_model as new_model
     from .optim import build_optimizer as build_optimizer
     from .optim import lr_at as lr_at
     from .precision import resolve_device as resolve_device
     from .precision import resolve_precision as resolve_precision
-    from .sampling import choose_tokens as choose_tokens
-    from .sampling import generate_tokens as generate_tokens
-    from .tokens import tokenize as tokenize
 
 __version__ = "0.1.0"
 
 MODULES = {
-    "batches": ("Batches", "Blocks", "Rows"),
-    "checkpoint": ("find_checkpoint", "load_checkpoint", "save_checkpoint"),
-    "collate": ("CausalLMCollator",),
-    "corpus": ("load_corpus",),
-    "generation": ("Continuation", "generate", "stream"),
-    "kernels": ("accelerate",),
+    "data.batches": ("Batches", "Blocks", "Rows"),
+    "checkpoint.checkpoints": ("find_checkpoint", "load_checkpoint", "save_checkpoint"),
+    "data.collate": ("CausalLMCollator",),
+    "data.corpus": ("load_corpus",),
+    "generation.text": ("Continuation", "generate", "stream"),
+    "kernels.accelerate": ("accelerate",),
     "loop": (
         "Data",
         "NoTargetsError",
@@ -63,12 +63,12 @@ MODULES = {
         "undisturbed",
     ),
     "loss": ("causal_lm_loss",),
-    "manifest": ("CheckpointError",),
-    "modeling": ("load_model", "load_tokenizer", "new_model"),
+    "checkpoint.manifest": ("CheckpointError",),
+    "models.loading": ("load_model", "load_tokenizer", "new_model"),
     "optim": ("build_optimizer", "lr_at"),
     "precision": ("resolve_device", "resolve_precision"),
-    "sampling": ("choose_tokens", "generate_tokens"),
-    "tokens": ("tokenize",),
+    "generation.sampling": ("choose_tokens", "generate_tokens"),
+    "data.token_store": ("tokenize",),
 }
 _MODULE_OF = {name: module for module, names in MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .collate import IGNORED
-from .cross_entropy import linear_cross_entropy
-from .modeling import plain_head
+from .data.collate import IGNORED
+from .kernels.cross_entropy import linear_cross_entropy
+from .models.loading import plain_head
 
 
 def count_targets(labels: torch.Tensor) -> torch.Tensor:

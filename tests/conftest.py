@@ -17,8 +17,8 @@ import torch
 import transformers
 from tokenizers import processors
 
-from gpt2ft.terminal import silence_libraries
-from tests.tiny import byte_tokenizer, tiny_gpt2
+from gpt2ft.system.terminal import silence_libraries
+from tests.support.tiny import byte_tokenizer, tiny_gpt2
 
 torch.set_num_threads(1)  # these models are too small to share
 silence_libraries()

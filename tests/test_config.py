@@ -6,7 +6,7 @@ import os
 import pytest
 
 from gpt2ft.config import GenerateConfig, TrainConfig
-from gpt2ft.recipe import (
+from gpt2ft.run.recipe import (
     RECIPES,
     changed_settings,
     known_output_dirs,
@@ -217,7 +217,7 @@ def test_where_runs_go_that_were_not_told():
 
 
 def test_every_field_has_help():
-    from gpt2ft.flags import field_docs
+    from gpt2ft.cli.flags import field_docs
 
     for kind in (TrainConfig, GenerateConfig):
         docs = field_docs(kind)

@@ -1,0 +1,1 @@
+"""Faults of disk and process, and the runs that must survive them."""

@@ -1,0 +1,259 @@
+"""Checkpoints: saved so that a crash at any instant leaves a good one, found, verified, loaded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from ..system import durable
+from . import snapshot
+from .manifest import (
+    MANIFEST,
+    MODEL_FILES,
+    CheckpointError,
+    read_json,
+    verify_checkpoint,
+    write_manifest,
+)
+
+if TYPE_CHECKING:
+    from ..loop import TrainState
+
+NAME = re.compile(r"checkpoint-(\d+)")
+TEMPORARY, TRASH = ".saving-", ".trash-"
+STATE = "state.json"
+OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
+
+
+def save_checkpoint(
+    output_dir: str | Path,
+    state: TrainState,
+    *,
+    tokenizer: Any = None,
+    run: Mapping[str, Any] | None = None,
+    keep: int = 2,
+) -> Path:
+    """Save the state as `output_dir/checkpoint-STEP`, whole or not at all, and rotate.
+
+    Everything is written and synced in a temporary folder beside it, the manifest last; then the
+    folder gets its name. Only after that are older checkpoints deleted, until `keep` valid ones
+    remain. `run` is recorded in the manifest. Raises `OSError` if the disk fails or is too small.
+    """
+    output_dir = Path(output_dir)
+    durable.make_folder(output_dir)
+    target = output_dir / f"checkpoint-{state.step}"
+    trash = target.with_name(TRASH + target.name)
+    check_space(output_dir, state)
+    folder = durable.temporary_folder(output_dir, TEMPORARY)
+    try:
+        _write_model(folder, state.model, tokenizer)
+        durable.write_tensors(folder / OPTIMIZER, snapshot.optimizer_tensors(state))
+        rng_tensors, rng_values = snapshot.random_states()
+        durable.write_tensors(folder / RNG, rng_tensors)
+        values = {**snapshot.state_values(state), "random": rng_values}
+        durable.write(folder / STATE, json.dumps(values).encode())
+        write_manifest(folder, state.step, run or {})
+        if os.path.lexists(target):  # a damaged one of the same step, or a link
+            durable.delete(trash)
+            durable.rename(target, trash)
+        durable.rename(folder, target)
+        durable.sync_folder(output_dir)
+    except BaseException:
+        durable.delete(folder)
+        raise
+    _rotate(output_dir, target, keep)
+    return target
+
+
+def save_finished(output_dir: Path, state: TrainState, *, tokenizer: Any = None) -> None:
+    """Put model and tokenizer into `output_dir` itself, where every tool looks for them.
+
+    The manifest goes first and comes last: a folder that has one is finished.
+    """
+    check_space(output_dir, state)
+    folder = durable.temporary_folder(output_dir, TEMPORARY)
+    try:
+        _write_model(folder, state.model, tokenizer)
+        write_manifest(folder, state.step, {})
+        durable.delete(output_dir / MANIFEST)
+        durable.sync_folder(output_dir)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
+            if path.name == MANIFEST:
+                durable.sync_folder(output_dir)
+            durable.rename(path, output_dir / path.name)
+        durable.sync_folder(output_dir)
+    finally:
+        durable.delete(folder)
+
+
+def clear(output_dir: Path) -> None:
+    """Delete checkpoints, finished model and what a crash left in a folder, nothing else."""
+    for path in checkpoint_folders(output_dir):
+        _discard(path)
+    try:
+        files = list(read_json(output_dir / MANIFEST).get("files", {}))
+    except CheckpointError:  # none, or a damaged one
+        files = []
+    for name in (MANIFEST, *files):
+        if name == Path(name).name and (output_dir / name).is_file():  # never "..", nor a folder
+            durable.delete(output_dir / name)
+    _delete_leftovers(output_dir)
+
+
+def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
+    """Rename the checkpoints of later steps, when a run goes on from an earlier one.
+
+    They are of another course, and would be taken for its own. Nothing is deleted; returns their
+    new names.
+    """
+    moved = []
+    for path in checkpoint_paths(output_dir):
+        if _step_of(path) > step:
+            names = (path.with_name(f"{path.name}.aside-{n}") for n in itertools.count(1))
+            target = next(name for name in names if not name.exists())
+            durable.rename(path, target)
+            moved.append(target)
+    durable.sync_folder(output_dir)
+    return moved
+
+
+def is_finished(output_dir: Path) -> bool:
+    """Whether the folder holds a finished model of ours."""
+    return all((output_dir / name).is_file() for name in (MANIFEST, *MODEL_FILES))
+
+
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """Folders named as checkpoints, newest first; real folders only, no links."""
+    return [
+        path for path in checkpoint_paths(output_dir) if path.is_dir() and not path.is_symlink()
+    ]
+
+
+def checkpoint_paths(output_dir: Path) -> list[Path]:
+    """Whatever is named as a checkpoint, newest first."""
+    found = list(output_dir.iterdir()) if output_dir.is_dir() else []
+    return sorted((p for p in found if _step_of(p) >= 0), key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    """The step in the name of a checkpoint, -1 for any other name."""
+    match = NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def find_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]]:
+    """The newest valid checkpoint, None if there is none, and why newer ones were passed over.
+
+    Raises `CheckpointError` if there are some and none is valid: never a silent fresh start.
+    """
+    reasons = []
+    for path in checkpoint_paths(Path(output_dir)):
+        try:
+            verify_checkpoint(path)
+        except CheckpointError as error:
+            reasons.append(str(error))
+        else:
+            return path, reasons
+    if reasons:
+        raise CheckpointError(
+            f"no checkpoint in {output_dir} is valid: {'; '.join(reasons)}, "
+            "start anew with --overwrite_output_dir"
+        )
+    return None, []
+
+
+def recorded_run(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` was given as `run`."""
+    run: dict[str, Any] = read_json(path / MANIFEST).get("run", {})
+    return run
+
+
+def load_checkpoint(path: str | Path, state: TrainState) -> None:
+    """Bring the state to where the checkpoint was: weights, moments, counters, random states.
+
+    Take one that `find_checkpoint` returned, which verifies. Raises `CheckpointError` if it does
+    not fit the model, optimizer or precision; the first five differences are named.
+    """
+    path, model = Path(path), cast(Any, state.model)
+    try:
+        values = read_json(path / STATE)
+        # The file that was verified, whatever config.json names. By from_pretrained: for some
+        # models transformers renames tensors between file and memory.
+        saved, info = type(model).from_pretrained(
+            None,
+            config=model.config,
+            state_dict=safetensors.torch.load_file(path / "model.safetensors"),
+            dtype=model.dtype,
+            output_loading_info=True,
+        )
+        lost = sorted(info["missing_keys"] | info["unexpected_keys"])
+        if lost:
+            raise ValueError(f"tensors are missing or extra: {', '.join(lost[:5])}")
+        moments = safetensors.torch.load_file(path / OPTIMIZER)
+        snapshot.restore(state, values, saved.state_dict(), moments)
+        snapshot.restore_random_states(safetensors.torch.load_file(path / RNG), values["random"])
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} does not fit this run, {error}") from error
+
+
+def check_space(output_dir: Path, state: TrainState, *, checkpoints: int = 1) -> None:
+    """Raise `OSError` unless there is room for so many checkpoints, and a fifth more."""
+    weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
+    moments = sum(p.numel() * 8 for g in state.optimizer.param_groups for p in g["params"])
+    need = int(1.2 * checkpoints * (weights + moments))
+    free = durable.free_bytes(output_dir)
+    if free < need:
+        raise OSError(
+            f"{output_dir} has {free >> 20} MiB free, saving needs {need >> 20} MiB, make room or "
+            "name another --output_dir"
+        )
+
+
+def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
+    durable.write_by(model.save_pretrained, folder, max_shard_size="1000GB")
+    if tokenizer is not None:
+        # Chat templates within tokenizer_config.json: a checkpoint has no folders.
+        durable.write_by(tokenizer.save_pretrained, folder, save_jinja_files=False)
+
+
+def _rotate(output_dir: Path, newest: Path, keep: int) -> None:
+    """Delete what is older than the newest `keep` valid checkpoints, and leftovers of a crash."""
+    valid = 0
+    for path in checkpoint_folders(output_dir):
+        if path == newest or (valid < keep and _is_valid(path)):
+            valid += 1
+        elif valid >= keep:
+            _discard(path)
+    _delete_leftovers(output_dir)
+
+
+def _delete_leftovers(output_dir: Path) -> None:
+    """Temporary folders and trash of a run that crashed."""
+    for prefix in (TEMPORARY, TRASH):
+        for path in output_dir.glob(f"{prefix}*"):
+            durable.delete(path)
+
+
+def _is_valid(path: Path) -> bool:
+    """The loop stands still for it: what this process has written is not read again."""
+    try:
+        verify_checkpoint(path, reread=False)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _discard(path: Path) -> None:
+    """Rename before deleting: a checkpoint half deleted must not look like one."""
+    trash = path.with_name(TRASH + path.name)
+    durable.delete(trash)
+    durable.rename(path, trash)
+    durable.delete(trash)

@@ -1,0 +1,260 @@
+"""Where documents come from: the hub, files, or the text that is built in."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import inspect
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, Features, Value
+
+from ..system.hub import BUILT_IN_TEXT, HubUnavailableError, is_offline
+from . import json_files, text_files
+
+LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+TEXTS = Features({"text": Value("string")})
+# A piece of a text file; a row is a piece that is both first and last.
+PIECES = Features({"text": Value("string"), "first": Value("bool"), "last": Value("bool")})
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to train on, and those held out, if any.
+
+    Each has a column `text`. Where a long document comes in pieces, the columns `first` and `last`
+    mark where it starts and ends.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+
+
+def load_corpus(
+    *,
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    dataset_split: str = "train",
+    train_file: Sequence[str] = (),
+    validation_file: Sequence[str] = (),
+    validation_split_percentage: float = 5.0,
+    text_column: str | None = None,
+    lines: bool = False,
+    contiguous: bool = False,
+    seed: int = 42,
+) -> Corpus:
+    """Load a corpus and its held-out part.
+
+    The held-out part is `validation_file`, else the data set's own validation split, else a
+    percentage: of each text file its end, of rows some drawn with `seed`, or the last where rows
+    are parts of one text (`contiguous`). A text file is one document, or with `lines` a row a line.
+    Raises `FileNotFoundError`, `ValueError`, or `HubUnavailableError`.
+    """
+    if dataset_name is None and not train_file:
+        raise ValueError("no corpus, name files or a data set")
+    train_files, validation_files = _expand(train_file), _expand(validation_file)
+    whole_files = not lines and _loader(train_files) == "text"
+    if dataset_name == BUILT_IN_TEXT:
+        if dataset_split != "train":
+            raise ValueError(f"{BUILT_IN_TEXT} has no {dataset_split}, give --dataset_split train")
+        train, validation = _python_reference(), None
+    elif dataset_name is not None:
+        train = _from_hub(dataset_name, dataset_config_name, dataset_split, text_column)
+        validation = None
+        if not re.search(r"(^|\+)\s*(validation|all)\b", dataset_split):
+            validation = _hub_validation(dataset_name, dataset_config_name, text_column)
+    else:
+        held_out = 0.0 if validation_files or not whole_files else validation_split_percentage
+        border = 1 - held_out / 100
+        train = _from_files(train_files, lines, text_column, end=border)
+        validation = None
+        if held_out:
+            validation = _from_files(train_files, lines, text_column, start=border)
+    if validation_files:
+        validation = _from_files(validation_files, lines, text_column)
+    elif validation is None and validation_split_percentage and not whole_files:
+        train, validation = _split_rows(train, validation_split_percentage, contiguous, seed)
+    return Corpus(train, validation)
+
+
+def _split_rows(
+    rows: Dataset, percentage: float, contiguous: bool, seed: int
+) -> tuple[Dataset, Dataset]:
+    held_out = max(1, round(len(rows) * percentage / 100))
+    if held_out >= len(rows):
+        raise ValueError(
+            f"{percentage:g} percent of {len(rows)} rows cannot be held out, "
+            "name --validation_file or set --validation_split_percentage 0"
+        )
+    parts = rows.train_test_split(test_size=held_out, shuffle=not contiguous, seed=seed)
+    return parts["train"], parts["test"]
+
+
+def _python_reference() -> Dataset:
+    """The Python language reference, a document a topic; every CPython carries it."""
+    import pydoc_data.topics
+
+    topics: dict[str, str] = pydoc_data.topics.topics
+    return Dataset.from_dict({"text": [topics[name] for name in sorted(topics)]})
+
+
+def _from_hub(name: str, config: str | None, split: str, text_column: str | None) -> Dataset:
+    try:
+        builder = datasets.load_dataset_builder(name, config, cache_dir=_folder_cache(name))
+        elsewhere = _files_elsewhere(builder, name)
+        if not elsewhere:
+            builder.download_and_prepare()
+            rows = builder.as_dataset(split=split)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise ValueError(f"data set {name} cannot be read, {_reason(error)}") from error
+    except (OSError, ValueError) as error:
+        # Offline, with another configuration cached, datasets raises ValueError.
+        lost = isinstance(error, OSError) or "cache" in str(error)
+        if not lost:
+            raise
+        if os.path.isdir(name) or not is_offline():
+            raise FileNotFoundError(f"data set {name} cannot be loaded, {error}") from error
+        raise HubUnavailableError(
+            f"data set {name} is neither on this machine nor is the hub reachable, "
+            "name a folder or --train_file"
+        ) from error
+    except Exception as error:  # a script, pickled objects, settings that are no YAML
+        raise ValueError(f"data set {name} is refused, {str(error)[:300]}") from error
+    if elsewhere:
+        raise ValueError(f"data set {name} is refused, {elsewhere[0]} is no part of it")
+    return _text_only(rows, text_column, name)
+
+
+def _files_elsewhere(builder: datasets.DatasetBuilder, name: str) -> list[str]:
+    """Files of this machine that a data set says are its own: they might be anybody's secrets."""
+    folder = os.path.join(os.path.abspath(name), "")
+    listed = itertools.chain.from_iterable((builder.config.data_files or {}).values())
+    files = [file.split("::")[-1] for file in listed]  # member of an archive::archive
+    return [f for f in files if "://" not in f and not os.path.abspath(f).startswith(folder)]
+
+
+def _folder_cache(name: str) -> str | None:
+    """A cache folder for a data set that is a folder, None for one on the hub.
+
+    `datasets` tells folders apart by their last name alone, and would not see that files changed.
+    """
+    if not os.path.isdir(name):
+        return None
+    files = sorted(path for path in Path(name).resolve().rglob("*") if path.is_file())
+    stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    key = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+    return os.path.join(datasets.config.HF_DATASETS_CACHE, f"folder-{key}")
+
+
+def _hub_validation(name: str, config: str | None, text_column: str | None) -> Dataset | None:
+    try:
+        return _from_hub(name, config, "validation", text_column)
+    except ValueError:  # it has no such split
+        return None
+
+
+def _loader(files: Sequence[str]) -> str:
+    """The loader for files of that ending; any ending but those known is text."""
+    loaders = {LOADERS.get(Path(name).suffix.lower(), "text") for name in files}
+    if len(loaders) > 1:
+        raise ValueError(f"files of several kinds, {', '.join(files)}, give files of one kind")
+    return loaders.pop() if loaders else "none"
+
+
+def _expand(patterns: Sequence[str]) -> list[str]:
+    """Files that the paths and globs name, in order; a path that exists is never a glob."""
+    files = []
+    for pattern in patterns:
+        found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        if not found:
+            raise FileNotFoundError(f"no file {os.path.abspath(pattern)}, check the path")
+        files += found
+    for name in files:
+        path = os.path.abspath(name)
+        if os.path.isdir(name):
+            raise IsADirectoryError(f"{path} is a folder, name the files in it")
+        try:
+            if os.path.getsize(name) == 0:  # also a pipe: opening it might wait for ever
+                raise ValueError(f"{path} is empty, give a file with text")
+            open(name, "rb").close()
+        except OSError as error:
+            raise type(error)(f"{path} cannot be read, {error.strerror}, give another") from error
+    return files
+
+
+def _from_files(
+    files: Sequence[str],
+    lines: bool,
+    text_column: str | None,
+    *,
+    start: float = 0.0,
+    end: float = 1.0,
+) -> Dataset:
+    """Rows of the files; `start` and `end`, fractions of each, where text files are documents."""
+    loader = _loader(files)
+    # Size and time of change are part of the cache's key: an edited file is read again.
+    stamps = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+    if loader == "text":
+        pieces = {"stamps": stamps, "lines": lines, "start": start, "end": end}
+        return _cached(text_files.text_pieces, pieces, PIECES)
+    if loader == "json":
+        records = {"stamps": stamps, "text_column": text_column}
+        return _cached(json_files.json_texts, records, TEXTS)
+    source = ", ".join(files)
+    try:
+        # Escaped: these are files, which datasets would take for globs once more. In a CSV file
+        # "None" and "NA" are words.
+        options = {"keep_default_na": False} if loader == "csv" else {}
+        names = [glob.escape(name) for name in files]
+        rows = datasets.load_dataset(loader, data_files=names, split="train", **options)
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            for path, size, _ in stamps:
+                for _ in text_files.read_text(path, 0, size):  # raises with file and byte
+                    pass
+        raise ValueError(
+            f"{source} cannot be read as {loader}, {_reason(error)}, correct it"
+        ) from error
+    return _text_only(rows, text_column, source)
+
+
+def _cached(
+    texts: Callable[..., Iterator[dict[str, Any]]], arguments: dict[str, Any], features: Features
+) -> Dataset:
+    """`texts(**arguments)`, from the cache if it was made before, by the same code."""
+    key = inspect.getsource(text_files) + inspect.getsource(json_files) + repr(arguments)
+    try:
+        return Dataset.from_generator(
+            texts,
+            gen_kwargs=arguments,
+            features=features,
+            fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from None
+
+
+def _reason(error: Exception) -> str:
+    """What `datasets` says is wrong, or hides behind what it says."""
+    reason = str(error.__cause__ or error).strip()
+    return "it has no records" if "corresponds to no data" in reason else reason
+
+
+def _text_only(rows: Dataset, text_column: str | None, source: str) -> Dataset:
+    """The rows with their text alone, in a column `text`."""
+    strings = [
+        name
+        for name, feature in rows.features.items()
+        if getattr(feature, "dtype", None) in ("string", "large_string")
+    ]
+    column = json_files.choose_column(source, text_column, strings, rows.column_names)
+    rows = rows.select_columns([column])
+    return rows if column == "text" else rows.rename_column(column, "text")

@@ -1,0 +1,151 @@
+"""From logits to tokens: draws, and texts that grow by a token at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from .filters import ban_repeated_ngrams, ban_sequences, filter_logits, penalize_repetition
+from .kv_cache import Contexts, Prefix
+
+ENDED = -1
+GREEDY_BELOW = 1e-6  # a temperature under it would overflow the logits
+
+
+class Step(NamedTuple):
+    """The next token of each of B texts; all on the CPU."""
+
+    tokens: torch.Tensor
+    """Token ids `(B,)`, -1 for a text that had ended before."""
+    log_probabilities: torch.Tensor
+    """What the model itself, before any filter, gave them: natural logarithms `(B,)`."""
+    ended: torch.Tensor
+    """Which texts end with this token, or did before: `(B,)` bool. Write True to end one."""
+
+
+def sample_token(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Draw a token for each row of logits `(B, V)`, given numbers from [0, 1) `(B,)`.
+
+    Inverse transform sampling: one number decides, and a token of probability 0 is never drawn.
+    Returns ids `(B,)`. Raises `ValueError` if a row is not a distribution.
+    """
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    _check_finite(total)
+    # Rounded up to the total itself, the product would point behind the last token.
+    drawn = torch.minimum(uniform.to(total)[:, None] * total, total.nextafter(total * 0))
+    return torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
+
+
+def _check_finite(values: torch.Tensor) -> None:
+    """Raise `ValueError` if logits cannot be sampled from: NaN is in every sum and maximum."""
+    if not torch.isfinite(values).all():
+        raise ValueError("the model's logits are not finite, its weights are damaged, name another")
+
+
+def choose_tokens(
+    logits: torch.Tensor,
+    texts: Sequence[Sequence[int]],
+    generators: Sequence[torch.Generator],
+    *,
+    do_sample: bool = True,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    typical_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram_size: int = 0,
+    bad_words_ids: Sequence[Sequence[int]] = (),
+) -> torch.Tensor:
+    """The next token `(B,)` of B texts of token ids, given their logits `(B, V)`.
+
+    Each draws from its own generator. The filters are those of `filters`, in the order of
+    `transformers`; `bad_words_ids` are sequences of ids never to be completed; temperature 0 is
+    greedy. Raises `ValueError` for logits that are not finite, or if every token is banned.
+    """
+    if repetition_penalty != 1.0:
+        logits = penalize_repetition(logits, texts, repetition_penalty)
+    _check_finite(logits.amax(-1))
+    if no_repeat_ngram_size:
+        logits = ban_repeated_ngrams(logits, texts, no_repeat_ngram_size)
+    if bad_words_ids:
+        logits = ban_sequences(logits, texts, bad_words_ids)
+    if (no_repeat_ngram_size or bad_words_ids) and (logits.amax(-1) == -torch.inf).any():
+        raise ValueError("every token is banned here, give fewer --bad_words")
+    if not do_sample or temperature < GREEDY_BELOW:
+        return logits.argmax(-1)
+    logits, ids = filter_logits(
+        logits,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        typical_p=typical_p,
+    )
+    uniform = [torch.rand((), generator=g, dtype=torch.float64) for g in generators]
+    drawn = sample_token(logits, torch.stack(uniform))
+    return ids.gather(-1, drawn[:, None]).squeeze(-1)
+
+
+def generate_tokens(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    seeds: Sequence[int] | None = None,
+    eos_token_id: int | Collection[int] | None = None,
+    use_cache: bool = True,
+    prefix: Prefix | None = None,
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    **settings: Any,
+) -> Iterator[Step]:
+    """Continue prompts of token ids, by one token each at a time, until all have ended.
+
+    A text ends with (one of) `eos_token_id`, or when the caller says so. Prompts may differ in
+    length; each gets what it would get alone, drawn by a generator seeded from `seeds` (default:
+    from entropy). Settings are those of `choose_tokens`. A text that outgrows the model's window
+    loses its older half, and the rest is read again. `prefix` keeps what was read for the next call
+    with one prompt.
+
+    The model may be any causal module from ids `(B, T)` to logits `(B, T, V)`, plain or as
+    `.logits`; masks, positions and a cache it gets if it takes them. Raises `ValueError` for an
+    empty prompt, a model in training mode, and as `choose_tokens` does.
+    """
+    _check(model, prompts)
+    generators = [torch.Generator() for _ in prompts]
+    for row, generator in enumerate(generators):
+        generator.manual_seed(seeds[row]) if seeds is not None else generator.seed()
+    ends = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
+    contexts = Contexts(model, prompts, use_cache=use_cache, prefix=prefix)
+    ended = torch.zeros(len(prompts), dtype=torch.bool)
+    for _ in range(max_new_tokens):
+        with torch.inference_mode(), autocast():
+            logits = contexts.next_logits().float()
+            tokens = choose_tokens(logits, contexts.texts, generators, **settings)
+            chosen = logits.gather(-1, tokens[:, None]).squeeze(-1)
+            log_probabilities = (chosen - logits.logsumexp(-1)).cpu()
+        tokens = tokens.cpu().masked_fill(ended, ENDED)
+        ended = ended | torch.isin(tokens, torch.tensor(ends, dtype=torch.int64))
+        yield Step(tokens, log_probabilities, ended)
+        if ended.all():
+            return
+        contexts.append(tokens, ended)
+
+
+def _check(model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    if model.training:
+        raise ValueError("the model is in training mode, sample within `undisturbed(model)`")
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise ValueError("a prompt has no tokens, start from the end-of-text token")
+    if not hasattr(model, "get_input_embeddings"):
+        return
+    largest, rows = max(map(max, prompts)), model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        raise ValueError(
+            f"a prompt has token id {largest}, the model's embedding {rows} rows, use the model's "
+            "own tokenizer"
+        )

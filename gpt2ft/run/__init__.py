@@ -1,0 +1,1 @@
+"""One run from a configuration: built, trained, observed, saved."""

@@ -1,0 +1,259 @@
+"""One run from a configuration, told as a story: build, train, evaluate, save, progress."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import checkpoints
+from ..config import TrainConfig
+from ..loop import StepResult, step_samples, train
+from ..system import durable
+from ..system.signals import Stop, Stopped, listening
+from ..system.terminal import say
+from . import progress
+from .build import Run, build, description
+from .observe import Observation, observe, recorded_observation
+from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
+from .recipe import SETTINGS_FILE, to_yaml
+
+WORDS_SHOWN = 16
+LEAST_SCALE = 2.0**-10
+METRICS = "metrics.jsonl"
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run, and what goes on around it."""
+
+    run: Run
+    output_dir: Path
+    record: Mapping[str, Any]
+    """What a checkpoint notes of settings and data, to refuse others when resuming."""
+    history: list[dict[str, Any]]
+    """What metrics.jsonl holds of the steps before this process."""
+    log: progress.TrainingReport
+    stop: Stop
+
+
+def finetune(config: TrainConfig) -> int:
+    """Carry out a run; returns the exit status: 0, or 128 + signal if it was stopped.
+
+    Raises what its parts raise: `ValueError`, `OSError`, `CheckpointError`, `FloatingPointError`;
+    and `Stopped` if a signal comes before there is something to save.
+    """
+    config.validate()
+    output_dir = Path(config.output_dir)
+    with listening() as stop:
+        found = checkpoints.checkpoint_paths(output_dir)
+        checkpoint = starting_point(config, output_dir)
+        run = build(config, checkpoint)
+        record = run.record()
+        if checkpoint:
+            refuse_changes(checkpoint, record)
+        say(f"{description(run)}, into {config.output_dir}")
+        durable.make_folder(output_dir)
+        with locked(output_dir), stop.postponed():
+            if checkpoint and checkpoints.checkpoint_paths(output_dir) != found:
+                raise ValueError(
+                    f"another run has saved in {output_dir} meanwhile, give the same command again"
+                )
+            history = _prepare(config, run, checkpoint, output_dir)
+            log = progress.TrainingReport(
+                output_dir / METRICS,
+                run.state,
+                max_steps=run.max_steps,
+                logging_steps=config.logging_steps,
+            )
+            session = Session(run, output_dir, record, history, log, stop)
+            try:
+                return _carry_out(session)
+            except Stopped as stopped:
+                return _stopped(session, stopped)
+            except torch.OutOfMemoryError as error:
+                raise MemoryError(_less_memory(run)) from error
+            finally:
+                log.close()
+
+
+def _prepare(
+    config: TrainConfig, run: Run, checkpoint: Path | None, output_dir: Path
+) -> list[dict[str, Any]]:
+    """Make the folder ready, and the run; returns what was recorded before."""
+    metrics = output_dir / METRICS
+    if checkpoint:
+        _go_back(checkpoint, run, output_dir)
+        if not metrics.exists():  # it goes on in another folder
+            progress.copy_records(checkpoint.parent / METRICS, metrics)
+    else:
+        refuse_to_overwrite(config, output_dir)  # again: building took a while
+        if config.overwrite_output_dir:
+            checkpoints.clear(output_dir)
+    _check_space(run, output_dir)
+    durable.replace(output_dir / SETTINGS_FILE, to_yaml(run.config).encode())
+    return progress.forget_after(metrics, run.state.step if checkpoint else -1)
+
+
+def _check_space(run: Run, output_dir: Path) -> None:
+    """Raise `OSError` unless there is room for all checkpoints that the run will hold at once."""
+    saves = -(-(run.max_steps - run.state.step) // run.config.save_steps)
+    there = len(checkpoints.checkpoint_folders(output_dir))
+    more = min(saves, run.config.save_total_limit + 1 - there)
+    checkpoints.check_space(output_dir, run.state, checkpoints=max(1, more))
+
+
+def _carry_out(session: Session) -> int:
+    """Observe, train, observe, and put the finished model in its place."""
+    run, step = session.run, session.run.state.step
+    before = _observation(session, 0)
+    if 0 < step < run.max_steps and step % (run.config.eval_steps or step + 1) == 0:
+        _observation(session, step)  # a signal may have come in the midst of it
+    if step >= run.max_steps:
+        say(f"all {run.max_steps} steps are done, nothing is left to train")
+    _train(session)
+    after = _observation(session, run.max_steps)
+    session.stop.check()
+    checkpoints.save_finished(session.output_dir, run.state, tokenizer=run.tokenizer)
+    session.log.close()
+    say()
+    evaluations = (before.evaluation, after.evaluation)
+    say(progress.card(*evaluations, samples=(before.sample, after.sample)))
+    say()
+    say(f"saved to {session.output_dir}")
+    folder = shlex.quote(str(session.output_dir))
+    say(f"generate: python generate.py -i --model_name_or_path {folder}")
+    return 0
+
+
+def _less_memory(run: Run) -> str:
+    """How to make the same steps with less memory."""
+    config = run.config
+    batch, parts = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    divisor = next((n for n in (2, 3, 5, 7) if batch % n == 0), batch)
+    ways = [f"--per_device_train_batch_size {batch // divisor}"] * (batch > 1)
+    ways += [f"--gradient_accumulation_steps {parts * divisor}"] * (batch > 1)
+    if config.per_device_eval_batch_size > 1:
+        ways.append(f"--per_device_eval_batch_size {config.per_device_eval_batch_size // 2}")
+    ways += [] if config.gradient_checkpointing else ["--gradient_checkpointing"]
+    if run.saved_step > 0:  # a run that is resumed keeps its settings
+        ways.append("--output_dir ANOTHER")
+    return (
+        f"out of memory with batches of {batch} times {config.block_size} tokens, give "
+        f"{' '.join(ways) or 'a lower --block_size'}"
+    )
+
+
+def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
+    """Bring the run to where the checkpoint was."""
+    checkpoints.load_checkpoint(checkpoint, run.state)
+    if checkpoint.resolve().parent == output_dir.resolve():
+        run.saved_step = run.state.step
+    say(f"resumed from {checkpoint}, step {run.state.step}")
+    for path in checkpoints.set_aside_newer(output_dir, run.state.step):
+        say(f"set aside: {path}")
+
+
+def _observation(session: Session, step: int) -> Observation:
+    """The model at that step: as it was noted then, or as it is now if this is that step."""
+    known = recorded_observation(session.history, step)
+    if known is None and session.run.state.step == step:
+        known = observe(session.run, log=session.log, stop=session.stop)
+    return known or Observation()
+
+
+def _train(session: Session) -> None:
+    """The loop, and what is done between its steps."""
+    run, log = session.run, session.log
+    state, config = run.state, run.config
+    skipped_in_a_row = 0
+    session.stop.check()
+    for result in train(state, run.data, max_steps=run.max_steps, **run.loop_settings()):
+        log.step(result, state)
+        # Reads it back from the device.
+        skipped_in_a_row = _skipped(session, result, skipped_in_a_row) if result.skipped else 0
+        if result.step == state.step:  # else it is tried again
+            done = state.step >= run.max_steps
+            if config.eval_steps and state.step % config.eval_steps == 0 and not done:
+                observe(run, log=log, stop=session.stop)
+            if state.step % config.save_steps == 0 or done:
+                _save(session)
+        session.stop.check()
+
+
+def _skipped(session: Session, result: StepResult, in_a_row: int) -> int:
+    """An update was not made; returns how many in a row nobody but `on_nonfinite` deals with.
+
+    In fp16 the scaler deals with a gradient that overflows, as long as it has scales left to try.
+    Raises `FloatingPointError` if the run is to stop.
+    """
+    run, scaler = session.run, session.run.state.scaler
+    exhausted = scaler.is_enabled() and scaler.get_scale() < LEAST_SCALE
+    if scaler.is_enabled() and result.loss.isfinite() and not exhausted:
+        return in_a_row
+    in_a_row += 1
+    what = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}, {_samples(run)}"
+    if run.config.on_nonfinite == "stop" or exhausted or in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        times = f", {in_a_row} times in a row" if in_a_row > 1 else ""
+        times += f", down to a scale of {scaler.get_scale():.1g}" if exhausted else ""
+        saved = run.saved_step > 0
+        last = f"checkpoint-{run.saved_step} is good" if saved else "there is no checkpoint yet"
+        raise FloatingPointError(
+            f"not finite at step {result.step}{times}: {what}; this update was not made, {last}, "
+            "look at the samples, try a lower --learning_rate, or go on without them with "
+            f"{'--resume ' if saved else ''}--on_nonfinite skip"
+        )
+    if not scaler.is_enabled():  # else the step has counted it
+        run.state.skipped_steps += 1
+    say(f"step {result.step:>6}  update skipped, not finite: {what}")
+    return in_a_row
+
+
+def _samples(run: Run) -> str:
+    """Which samples the last step was made of, and how the first begins."""
+    per_step = run.config.gradient_accumulation_steps
+    first = (run.state.batch - 1) // per_step * per_step
+    numbers = step_samples(run.data, run.state.epoch, range(first, run.state.batch))
+    words = run.tokenizer.decode(run.data.samples[numbers[0]]["input_ids"][:WORDS_SHOWN])
+    listed = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return f"samples {listed}, the first begins {words!r}"
+
+
+def _save(session: Session) -> None:
+    """A checkpoint, unless there is one of this step."""
+    run = session.run
+    if run.saved_step == run.state.step:
+        return
+    try:
+        session.log.flush()
+    finally:  # records that cannot be written must not cost the checkpoint
+        with session.log.paused():
+            path = checkpoints.save_checkpoint(
+                session.output_dir,
+                run.state,
+                tokenizer=run.tokenizer,
+                run=session.record,
+                keep=run.config.save_total_limit,
+            )
+        run.saved_step = run.state.step
+        say(f"saved {path}")
+
+
+def _stopped(session: Session, stopped: Stopped) -> int:
+    """Save where the run stands, and say how to go on; returns the exit status."""
+    run, log = session.run, session.log
+    done = f"{stopped} after step {run.state.step}"
+    if run.state.step:
+        _save(session)
+        log.close()
+        folder = shlex.quote(run.config.output_dir)
+        say(f"{done}; to go on: python train.py --output_dir {folder} --resume")
+    else:
+        log.close()
+        say(f"{done}; nothing is lost, give the same command again")
+    return 128 + stopped.signal

@@ -1,0 +1,186 @@
+"""What a person looks at: progress, log lines, the card at the end, and metrics.jsonl."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..loop import Evaluation, StepResult, TrainState
+from ..system import durable
+from ..system.terminal import say
+
+SECONDS_BETWEEN_REFRESHES = 0.5
+
+
+def bar(total: int, what: str, *, unit: str = "batch", initial: int = 0) -> tqdm[Any]:
+    """A progress bar that goes away when it is done; none where standard error is no terminal."""
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=what,
+        unit=unit,
+        disable=None,
+        leave=False,
+        dynamic_ncols=True,
+    )
+
+
+class TrainingReport:
+    """Progress bar, a line every `logging_steps`, and a record of every step in metrics.jsonl.
+
+    Losses stay on the device until a line is due or the bar is refreshed.
+    """
+
+    def __init__(self, path: Path, state: TrainState, *, max_steps: int, logging_steps: int):
+        self._path = path
+        self._max_steps = max_steps
+        self._logging_steps = logging_steps
+        self._pending: list[StepResult] = []  # not yet read back from the device
+        self._window: list[dict[str, Any]] = []  # recorded since the last line
+        self._since = (time.monotonic(), state.tokens)
+        self._refreshed = 0.0
+        self._bar = bar(max_steps, "training", unit="step", initial=state.step)
+
+    def step(self, result: StepResult, state: TrainState) -> None:
+        """Take note of a step; log if a line is due."""
+        self._pending.append(result)
+        self._bar.update(state.step - self._bar.n)
+        done = result.step == state.step  # else the scaler skipped it
+        if done and (state.step % self._logging_steps == 0 or state.step >= self._max_steps):
+            self.log(state)
+        elif not self._bar.disable and time.monotonic() > self._refreshed:
+            self._refreshed = time.monotonic() + SECONDS_BETWEEN_REFRESHES
+            rate = self._tokens_per_second(state)
+            self._bar.set_postfix_str(  # reads the loss back from the device
+                f"loss {result.loss.item():.3f}, lr {result.learning_rate:.1e}, {rate:,.0f} tok/s"
+            )
+
+    def flush(self) -> None:
+        """Read back what is pending, and record it."""
+        if not self._pending:
+            return
+        tensors = ("loss", "grad_norm", "n_targets", "skipped")
+        columns = {
+            name: torch.stack([getattr(result, name) for result in self._pending]).tolist()
+            for name in tensors
+        }
+        columns["n_targets"] = [int(count) for count in columns["n_targets"]]
+        records = [
+            {
+                "step": result.step,
+                "learning_rate": result.learning_rate,
+                **{name: columns[name][i] for name in tensors},
+            }
+            for i, result in enumerate(self._pending)
+        ]
+        self.record(*records)
+        self._window += records
+        self._pending.clear()
+
+    def log(self, state: TrainState) -> None:
+        """One line for all steps since the last: their mean loss, weighted by tokens."""
+        self.flush()
+        if not self._window:
+            return
+        finite = [record for record in self._window if math.isfinite(record["loss"])]
+        n_targets = sum(record["n_targets"] for record in finite)
+        loss_sum = sum(record["loss"] * record["n_targets"] for record in finite)
+        mean = loss_sum / n_targets if n_targets else math.nan
+        skipped = sum(record["skipped"] for record in self._window)
+        last = self._window[-1]
+        left = (self._max_steps - state.step) * self._seconds() / len(self._window)
+        say(
+            f"step {state.step:>6}/{self._max_steps}  loss {mean:.4f}  "
+            f"lr {last['learning_rate']:.2e}  grad_norm {last['grad_norm']:.2f}  "
+            f"{self._tokens_per_second(state):,.0f} tok/s  {tqdm.format_interval(left)} left"
+            + (f"  skipped {skipped}" if skipped else "")
+        )
+        self._window.clear()
+        self._since = (time.monotonic(), state.tokens)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of the rate the time that goes into something else than steps."""
+        start = time.monotonic()
+        yield
+        self._since = (self._since[0] + time.monotonic() - start, self._since[1])
+
+    def record(self, *records: dict[str, Any]) -> None:
+        """Append to metrics.jsonl."""
+        durable.append(self._path, "".join(_line(record) for record in records).encode())
+
+    def close(self) -> None:
+        """Record what is left, and remove the bar."""
+        with contextlib.suppress(OSError):  # it may be for that error that the run ends
+            self.flush()
+        self._bar.close()
+
+    def _seconds(self) -> float:
+        return max(1e-9, time.monotonic() - self._since[0])
+
+    def _tokens_per_second(self, state: TrainState) -> float:
+        return (state.tokens - self._since[1]) / self._seconds()
+
+
+def copy_records(source: Path, target: Path) -> None:
+    """Take over the metrics.jsonl of another folder, if it has one."""
+    if source.is_file():
+        durable.replace(target, source.read_bytes())
+
+
+def forget_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drop from metrics.jsonl what a run that resumes at `step` will do again; returns the rest."""
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:  # half a line, or half a character, from a crash
+            continue
+        if isinstance(record, dict) and record.get("step", step + 1) <= step:
+            kept.append(record)
+    durable.replace(path, "".join(_line(record) for record in kept).encode())
+    return kept
+
+
+def _line(record: dict[str, Any]) -> str:
+    """A record as a line of JSON; what is not finite, which JSON has no number for, as null."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(finite, ensure_ascii=False) + "\n"
+
+
+def evaluation_line(evaluation: Evaluation) -> str:
+    """Loss and perplexity in words."""
+    return (
+        f"loss {evaluation.loss:.4f}  perplexity {evaluation.perplexity:,.2f}  "
+        f"over {evaluation.n_targets:,} held-out tokens"
+    )
+
+
+def card(before: Evaluation | None, after: Evaluation | None, *, samples: tuple[str, str]) -> str:
+    """Before and after, side by side, and how the model wrote then and writes now."""
+    lines = []
+    if before and after:
+        lines += [
+            f"{'held-out text':<16}{'before':>12}{'after':>12}",
+            f"{'loss':<16}{before.loss:>12.4f}{after.loss:>12.4f}",
+            f"{'perplexity':<16}{before.perplexity:>12,.2f}{after.perplexity:>12,.2f}",
+        ]
+    elif after:
+        lines.append(f"held-out text: {evaluation_line(after)}")
+    for name, sample in zip(("before", "after"), samples, strict=True):
+        if sample:
+            lines += ["", f"--- it wrote {name} ---", sample.strip()]
+    return "\n".join(lines)

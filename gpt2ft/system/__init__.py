@@ -1,0 +1,1 @@
+"""What the operating system and the network do to a run."""

@@ -1,0 +1,60 @@
+"""The Hugging Face hub: whether it can be reached, found out in seconds, and what needs none."""
+
+from __future__ import annotations
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+BUILT_IN_MODEL = "gpt2-mini"
+BUILT_IN_TEXT = "python-reference"
+ASSETS = Path(__file__).parent.parent / "models"
+
+
+class HubUnavailableError(ConnectionError):
+    """What was named is neither on this machine nor to be had from the hub now."""
+
+
+def located(model_name: str) -> str:
+    """The folder of the model that is built in, else the name; a folder of that name goes first."""
+    if model_name == BUILT_IN_MODEL and not os.path.isdir(model_name):
+        return str(ASSETS / BUILT_IN_MODEL)
+    return model_name
+
+
+def go_offline_if_unreachable(seconds: float = 5.0) -> bool:
+    """Ask the hub once; if it does not answer in time, make its libraries use their caches alone.
+
+    Without this they would retry for a minute or more. Call it before `transformers`, `datasets`
+    or `huggingface_hub` are imported: they read the switch then. Returns whether they are offline.
+    """
+    if "HF_HUB_OFFLINE" not in os.environ and not _answers(seconds):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return is_offline()
+
+
+def is_offline() -> bool:
+    """Whether the hub's libraries use their caches alone."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _answers(seconds: float) -> bool:
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    answered = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(endpoint, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=seconds).close()
+        except urllib.error.HTTPError as error:
+            if error.code != 429:  # which is the hub, only busy; others may be some proxy's
+                return
+        except (OSError, ValueError):
+            return
+        answered.set()
+
+    # In a thread, because looking up a name has no time limit of its own.
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(seconds)

@@ -1,0 +1,412 @@
+"""pytest tests/checkpoint/test_checkpoints.py"""
+
+import errno
+import json
+import os
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from benchmarks.faults.protocols import fingerprint, make_data, make_state, steps
+from benchmarks.faults.trials import damage
+from gpt2ft import (
+    TrainState,
+    build_optimizer,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    train,
+)
+from gpt2ft.checkpoint import checkpoints, snapshot
+from gpt2ft.checkpoint.manifest import CheckpointError, sealed, verify_checkpoint
+from gpt2ft.loop import step_samples
+from gpt2ft.optim import parameter_groups
+from gpt2ft.precision import Precision
+from gpt2ft.system import durable
+from tests.support.tiny import tiny_gpt2
+
+FP32 = Precision(torch.device("cpu"), None)
+STEPS = 9
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_data()
+
+
+@pytest.mark.parametrize("overflow", [False, True])
+def test_resumed_from_any_step_it_ends_bit_identical(overflow, data, tmp_path):
+    """Dropout, accumulation, packing, an end of an epoch, and a scaler that overflows."""
+    torch.manual_seed(5)
+    state = make_state(overflow=overflow)
+    for _ in steps(state, data, STEPS):
+        save_checkpoint(tmp_path, state, keep=100)
+    expected = fingerprint(state)
+    assert state.epoch >= 1
+    assert any("position_ids" in data[0, index] for index in range(len(data)))
+    assert (state.skipped_steps >= 3) == overflow
+
+    for step in range(1, STEPS):
+        torch.manual_seed(1000 + step)  # whatever was drawn before resuming
+        resumed = make_state(seed=step, overflow=overflow)
+        load_checkpoint(tmp_path / f"checkpoint-{step}", resumed)
+        assert resumed.step == step
+        for _ in steps(resumed, data, STEPS):
+            pass
+        assert fingerprint(resumed) == expected, step
+
+
+OPTIMIZERS = {
+    "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1),
+    "SGD with momentum": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9),
+    "Adam, amsgrad": lambda groups: torch.optim.Adam(groups, lr=1e-3, amsgrad=True),
+    "NAdam": lambda groups: torch.optim.NAdam(groups, lr=1e-3),
+    "RAdam": lambda groups: torch.optim.RAdam(groups, lr=1e-3),
+    "RMSprop": lambda groups: torch.optim.RMSprop(groups, lr=1e-3, momentum=0.5, centered=True),
+    "Adagrad": lambda groups: torch.optim.Adagrad(groups, lr=1e-2),
+    "Adadelta": lambda groups: torch.optim.Adadelta(groups, lr=1e-1),
+    "Adafactor": lambda groups: torch.optim.Adafactor(groups, lr=1e-2),
+}
+
+
+def grouped(model):
+    return parameter_groups(model, weight_decay=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [*((name, grouped) for name in OPTIMIZERS), ("NAdam", torch.nn.Module.named_parameters)],
+)
+def test_with_any_optimizer_it_resumes_bit_identical(name, parameters, data, tmp_path):
+    def new_state(seed):
+        model = tiny_gpt2(seed=seed, dropout=0.1)
+        optimizer = OPTIMIZERS[name](parameters(model))
+        return TrainState.create(model, optimizer, precision=FP32)
+
+    torch.manual_seed(5)
+    state = new_state(0)
+    for _ in train(state, data, max_steps=6, max_grad_norm=1.0):
+        if state.step == 3:
+            save_checkpoint(tmp_path, state)
+    resumed = new_state(1)
+    load_checkpoint(tmp_path / "checkpoint-3", resumed)
+    for _ in train(resumed, data, max_steps=6, max_grad_norm=1.0):
+        pass
+    assert fingerprint(resumed) == fingerprint(state)
+
+
+def test_moments_that_do_not_fit_are_named(data):
+    state = make_state(overflow=False)
+    for _ in steps(state, data, 1):
+        pass
+    values, moments = snapshot.state_values(state), snapshot.optimizer_tensors(state)
+    weights = {name: w.clone() for name, w in state.model.state_dict().items()}
+    name = "exp_avg/transformer.h.0.ln_1.bias"
+    wrong = {
+        f"missing or extra: {name}": {k: v for k, v in moments.items() if k != name},
+        "missing or extra: exp_avg/other": {**moments, "exp_avg/other": torch.zeros(2)},
+        r"is \(32, 32\) torch.float32, not \(32,\)": {**moments, name: torch.zeros(32, 32)},
+        r"is \(31,\) torch.float32": {**moments, name: torch.zeros(31)},
+        r"is \(32,\) torch.int64": {**moments, name: torch.zeros(32, dtype=torch.int64)},
+    }
+    for message, others in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            snapshot.restore(state, values, weights, others)
+
+
+def zero(key):
+    def forget(state):
+        for entry in state.optimizer.state.values():
+            entry[key].zero_()
+
+    return forget
+
+
+def as_at_the_start(name):
+    return lambda state: setattr(state, name, getattr(make_state(), name))
+
+
+OMISSIONS = {
+    "weights": lambda state: state.model.load_state_dict(make_state().model.state_dict()),
+    **{name: zero(name) for name in ("exp_avg", "exp_avg_sq", "step")},
+    **{f"state.{name}": as_at_the_start(name) for name in ("step", "epoch", "batch", "scaler")},
+    **{f"state.{name}": as_at_the_start(name) for name in ("tokens", "skipped_steps")},
+    "torch's random state": lambda state: torch.manual_seed(0),
+}
+
+
+@pytest.mark.parametrize("omission", OMISSIONS)
+def test_whatever_is_left_out_of_the_state_is_missed(omission, data, tmp_path):
+    """Else the test above would prove nothing."""
+    torch.manual_seed(5)
+    state = make_state()
+    for result in steps(state, data, STEPS):
+        if result.step == state.step == 7:
+            path = save_checkpoint(tmp_path, state)
+    resumed = make_state(seed=1)
+    load_checkpoint(path, resumed)
+    OMISSIONS[omission](resumed)
+    for _ in steps(resumed, data, STEPS):
+        pass
+    assert fingerprint(resumed) != fingerprint(state)
+
+
+def test_stopped_and_resumed_it_sees_the_samples_of_a_run_that_never_was(data, tmp_path):
+    """By their numbers and in order, over the end of an epoch and updates that are skipped."""
+
+    def seen(state, max_steps):
+        numbers = []
+        for _ in steps(state, data, max_steps):
+            start = (state.batch - 1) // 3 * 3
+            numbers += step_samples(data, state.epoch, range(start, state.batch))
+        return numbers
+
+    torch.manual_seed(5)
+    expected = seen(make_state(), STEPS)
+    assert len(expected) > 42 and set(expected) == set(range(42))
+    torch.manual_seed(5)
+    state, numbers = make_state(), []
+    for stop in (1, 4, 5, STEPS):
+        numbers += seen(state, stop)
+        path = save_checkpoint(tmp_path, state)
+        state = make_state(seed=stop)
+        load_checkpoint(path, state)
+    assert numbers == expected
+
+
+def test_every_random_state_comes_back(tmp_path):
+    state = make_state()
+    draws = (random.random, np.random.rand, lambda: torch.rand(3).tolist())
+    path = save_checkpoint(tmp_path, state)
+    expected = [draw() for draw in draws]
+    load_checkpoint(path, state)
+    assert [draw() for draw in draws] == expected
+
+
+@pytest.fixture
+def saved(data, tmp_path, tokenizer):
+    """A run of nine steps with checkpoints 3, 6 and 9, of which the last two are kept."""
+    state = make_state(overflow=False)
+    for result in steps(state, data, STEPS):
+        if result.step % 3 == 0:
+            save_checkpoint(tmp_path, state, tokenizer=tokenizer, run={"config": "x"})
+    return tmp_path, state
+
+
+def test_layout_and_rotation(saved):
+    folder, state = saved
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-6", "checkpoint-9"]
+    newest = folder / "checkpoint-9"
+    files = {path.name for path in newest.iterdir()}
+    assert files == {
+        *("model.safetensors", "config.json", "generation_config.json", "tokenizer.json"),
+        *("tokenizer_config.json", "optimizer.safetensors", "rng.safetensors", "state.json"),
+        "manifest.json",
+    }
+    manifest = json.loads((newest / "manifest.json").read_text())
+    assert manifest["step"] == 9 and manifest["run"] == {"config": "x"}
+    assert set(manifest["files"]) == files - {"manifest.json"}
+    modes = {path.stat().st_mode & 0o777 for path in newest.iterdir()}
+    assert len(modes) == 1  # the umask's; safetensors alone would write 0600
+    moments = load_file(newest / "optimizer.safetensors")
+    assert "exp_avg/transformer.h.0.ln_1.weight" in moments
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(newest)
+    for a, b in zip(loaded.parameters(), state.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert transformers.AutoTokenizer.from_pretrained(newest).eos_token_id == 0
+
+
+@pytest.mark.parametrize("how", ["delete", "truncate", "flip a bit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.safetensors", "config.json", "generation_config.json", "tokenizer.json"),
+        *("tokenizer_config.json", "optimizer.safetensors", "rng.safetensors", "state.json"),
+        "manifest.json",
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_the_reason_said(name, how, saved):
+    """Each file of one, in three ways."""
+    folder, _ = saved
+    damage(folder / "checkpoint-9" / name, how)
+    path, reasons = find_checkpoint(folder)
+    assert path == folder / "checkpoint-6"
+    assert len(reasons) == 1 and "checkpoint-9" in reasons[0] and name.split(".")[0] in reasons[0]
+
+
+def test_no_flipped_bit_of_a_manifest_gets_past_or_in_the_way(saved):
+    """Whatever it hits, the settings too: the checkpoint is passed over, or it says the same."""
+    folder, _ = saved
+    manifest = folder / "checkpoint-9" / "manifest.json"
+    good = manifest.read_bytes()
+    passed_over = 0
+    for place in range(len(good)):
+        manifest.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        path, reasons = find_checkpoint(folder)
+        passed_over += bool(reasons)
+        if path.name == "checkpoint-9":
+            assert json.loads(manifest.read_bytes()) == json.loads(good), place
+    assert passed_over > 0.7 * len(good)
+
+
+def test_a_file_that_cannot_be_read_is_passed_over(saved, monkeypatch):
+    """A bad sector in the newest: the one before is taken, and saving goes on."""
+    folder, _ = saved
+    original = durable._sha256
+
+    def fails(path):
+        if path.parent.name == "checkpoint-9" and path.name == "model.safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return original(path)
+
+    monkeypatch.setattr(durable, "_sha256", fails)
+    path, (reason,) = find_checkpoint(folder)
+    assert path.name == "checkpoint-6" and "cannot be read" in reason
+
+
+def test_if_none_is_valid_it_is_an_error_never_a_fresh_start(saved):
+    folder, _ = saved
+    for path in checkpoints.checkpoint_folders(folder):
+        damage(path / "state.json", "truncate")
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*-9.*-6"):
+        find_checkpoint(folder)
+
+
+def test_nothing_there(tmp_path):
+    assert find_checkpoint(tmp_path) == (None, [])
+    assert find_checkpoint(tmp_path / "gone") == (None, [])
+
+
+def test_links_other_names_and_outside_files_are_no_checkpoints(saved):
+    folder, _ = saved
+    (folder / "checkpoint-99").symlink_to(folder / "checkpoint-9")
+    shutil.copytree(folder / "checkpoint-9", folder / "checkpoint-x")
+    path, reasons = find_checkpoint(folder)
+    assert path == folder / "checkpoint-9"
+    assert len(reasons) == 1 and "checkpoint-99 is a symbolic link" in reasons[0]
+    manifest = json.loads((folder / "checkpoint-9/manifest.json").read_text())
+    manifest["files"]["../checkpoint-6/state.json"] = {"size": 1, "sha256": ""}
+    (folder / "checkpoint-9/manifest.json").write_text(json.dumps(sealed(manifest)))
+    with pytest.raises(CheckpointError, match=r"\.\./checkpoint-6/state\.json"):
+        verify_checkpoint(folder / "checkpoint-9")
+
+
+def test_a_newer_format_is_refused(saved):
+    folder, _ = saved
+    manifest = json.loads((folder / "checkpoint-9/manifest.json").read_text())
+    manifest["format"] = 2
+    (folder / "checkpoint-9/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="format 2, known is 1"):
+        verify_checkpoint(folder / "checkpoint-9")
+
+
+def test_rotation_counts_only_valid_ones(saved):
+    """With checkpoint-9 damaged, saving 10 must leave 6 where it is."""
+    folder, state = saved
+    damage(folder / "checkpoint-9" / "model.safetensors", "flip a bit")
+    state.step = 10
+    save_checkpoint(folder, state)
+    assert {p.name for p in folder.iterdir()} >= {"checkpoint-6", "checkpoint-10"}
+    assert find_checkpoint(folder)[0] == folder / "checkpoint-10"
+
+
+def test_a_damaged_checkpoint_of_the_same_step_is_replaced(saved):
+    folder, state = saved
+    damage(folder / "checkpoint-9" / "model.safetensors", "truncate")
+    save_checkpoint(folder, state)
+    assert find_checkpoint(folder) == (folder / "checkpoint-9", [])
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-6", "checkpoint-9"]
+
+
+@pytest.mark.parametrize("operation", ["write", "write_tensors", "settle", "sync_folder", "rename"])
+def test_when_the_disk_fails_the_older_checkpoints_stay(operation, saved, monkeypatch):
+    folder, state = saved
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, operation, fail)
+    state.step = 12
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(folder, state)
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-6", "checkpoint-9"]
+    assert find_checkpoint(folder)[0] == folder / "checkpoint-9"
+
+
+def test_a_disk_too_small_is_noticed_before_writing(saved, monkeypatch):
+    folder, state = saved
+    monkeypatch.setattr(durable, "free_bytes", lambda _: 1000)
+    with pytest.raises(OSError, match="0 MiB free, saving needs"):
+        save_checkpoint(folder, state)
+
+
+def test_leftovers_of_a_crash_are_cleared(saved):
+    folder, state = saved
+    (folder / ".saving-abc").mkdir()
+    (folder / ".trash-checkpoint-3").mkdir()
+    (folder / ".hidden-file").touch()
+    state.step = 12
+    save_checkpoint(folder, state)
+    names = {p.name for p in folder.iterdir()}
+    assert names == {"checkpoint-9", "checkpoint-12", ".hidden-file"}
+
+
+def test_what_does_not_fit_is_named(saved, make_model):
+    folder, _ = saved
+    bigger = make_model(n_positions=65)
+    state = TrainState.create(bigger, build_optimizer(bigger), precision=FP32)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_checkpoint(folder / "checkpoint-9", state)
+    half = make_state(overflow=False)
+    half.precision = Precision(torch.device("cpu"), torch.bfloat16)
+    with pytest.raises(CheckpointError, match=r"trained in fp32.*add --precision fp32"):
+        load_checkpoint(folder / "checkpoint-9", half)
+    frozen = make_model()
+    frozen.transformer.wpe.requires_grad_(False)
+    state = TrainState.create(frozen, build_optimizer(frozen), precision=FP32)
+    with pytest.raises(CheckpointError, match=r"other parameters: transformer\.wpe\.weight"):
+        load_checkpoint(folder / "checkpoint-9", state)
+
+
+def test_moments_go_by_name_not_by_position(saved):
+    """The same file with its tensors in another order loads the same."""
+    folder, state = saved
+    path = folder / "checkpoint-9" / "optimizer.safetensors"
+    tensors = load_file(path)
+    save_file(dict(sorted(tensors.items(), reverse=True)), path)
+    resumed = make_state(seed=3, overflow=False)
+    load_checkpoint(folder / "checkpoint-9", resumed)
+    assert fingerprint(resumed) == fingerprint(state)
+
+
+def test_the_finished_model(saved, tokenizer):
+    folder, state = saved
+    assert not checkpoints.is_finished(folder)
+    checkpoints.save_finished(folder, state, tokenizer=tokenizer)
+    assert checkpoints.is_finished(folder)
+    manifest = verify_checkpoint(folder)
+    assert manifest["step"] == 9
+    text = transformers.pipeline("text-generation", model=str(folder))("ab", max_new_tokens=3)
+    assert text[0]["generated_text"].startswith("ab")
+    checkpoints.save_finished(folder, state, tokenizer=tokenizer)  # and once more, over it
+    verify_checkpoint(folder)
+
+
+def test_clearing_takes_the_run_and_nothing_else(saved, tokenizer):
+    folder, state = saved
+    checkpoints.save_finished(folder, state, tokenizer=tokenizer)
+    (folder / "notes.txt").write_text("mine")
+    checkpoints.clear(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_no_pickle_is_written(saved):
+    folder, _ = saved
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert path.suffix in {".json", ".safetensors", ".jinja"}, path

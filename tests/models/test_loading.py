@@ -1,0 +1,241 @@
+"""pytest tests/models/test_loading.py"""
+
+import hashlib
+import json
+import re
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from gpt2ft import load_model, load_tokenizer, new_model
+from gpt2ft.models.loading import (
+    check_fit,
+    keeps_documents_apart,
+    parse_overrides,
+    train_tokenizer,
+    window,
+)
+from gpt2ft.system.hub import ASSETS, BUILT_IN_MODEL, HubUnavailableError
+
+
+def test_loads_a_folder_in_fp32(model_folder, make_model):
+    model = load_model(str(model_folder))
+    assert model.dtype is torch.float32 and not model.training
+    for a, b in zip(model.parameters(), make_model().parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_half_precision_weights_become_fp32(tmp_path, make_model):
+    make_model().half().save_pretrained(tmp_path)
+    assert load_model(str(tmp_path)).dtype is torch.float32
+
+
+def test_the_hubs_own_form_of_gpt2(tmp_path, make_model):
+    """gpt2 on the hub has names without `transformer.`, and buffers that are no parameters."""
+    make_model().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    renamed = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    for layer in (0, 1):
+        renamed[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 64, 64).tril()
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model = load_model(str(tmp_path))
+    for a, b in zip(model.parameters(), make_model().parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_missing_tensors_are_named(tmp_path, make_model):
+    make_model().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["transformer.h.1.mlp.c_fc.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks tensors, transformer\.h\.1\.mlp\.c_fc\.weight"):
+        load_model(str(tmp_path))
+
+
+def test_misshapen_tensors_are_named(tmp_path, make_model):
+    make_model().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["transformer.wpe.weight"] = torch.zeros(65, 32)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"another shape, transformer\.wpe\.weight"):
+        load_model(str(tmp_path))
+
+
+def test_pickled_weights_are_refused(tmp_path, make_model):
+    model = make_model()
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="safetensors"):
+        load_model(str(tmp_path))
+
+
+def test_what_is_no_causal_language_model(tmp_path):
+    transformers.ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="ViTConfig"):
+        load_model(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nonsense"}))
+    with pytest.raises(ValueError, match="nonsense"):
+        load_model(str(tmp_path))
+
+
+def test_a_name_that_only_the_hub_could_know():
+    with pytest.raises(HubUnavailableError, match="model gpt2 is neither"):
+        load_model("gpt2")
+    with pytest.raises(HubUnavailableError, match="tokenizer gpt2 is neither"):
+        load_tokenizer("gpt2")
+
+
+def test_end_of_text_pads_where_nothing_else_does(tmp_path, tokenizer):
+    folder = tmp_path / "tokenizer"
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = load_tokenizer(str(folder))
+    assert loaded.pad_token_id == loaded.eos_token_id == 0
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "bloom", "opt", "gpt_neox", "codegen"])
+def test_new_models_of_several_kinds(model_type, tokenizer):
+    sizes = {
+        "gpt2": "n_layer=2,n_embd=16,n_head=2",
+        "opt": "num_hidden_layers=2,hidden_size=16,ffn_dim=16,num_attention_heads=2,"
+        "word_embed_proj_dim=16",
+        "bloom": "n_layer=2,hidden_size=16,n_head=2",
+        "codegen": "n_layer=2,n_embd=16,n_head=4,rotary_dim=4",
+    }.get(
+        model_type, "num_hidden_layers=2,hidden_size=16,intermediate_size=16,num_attention_heads=2"
+    )
+    model = new_model(model_type, tokenizer=tokenizer, overrides=sizes)
+    assert model.get_input_embeddings().weight.shape == (257, 16)
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    check_fit(model, tokenizer, 32)
+    assert model(input_ids=torch.tensor([[1, 2]])).logits.shape == (1, 2, 257)
+
+
+def test_dropout_is_set_whatever_it_is_called(tokenizer, model_folder):
+    model = load_model(str(model_folder), dropout=0.25)
+    probabilities = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+    assert probabilities == {0.25} and model.config.attn_pdrop == 0.25
+    model.config.resid_pdrop = 0  # as some write it
+    model.save_pretrained(model_folder)
+    assert load_model(str(model_folder), dropout=0.125).config.resid_pdrop == 0.125
+    llama = new_model(
+        "llama",
+        tokenizer=tokenizer,
+        dropout=0.5,
+        overrides="num_hidden_layers=1,hidden_size=16,intermediate_size=16,num_attention_heads=2",
+    )
+    assert llama.config.attention_dropout == 0.5
+
+
+def test_what_new_models_cannot_be(tokenizer):
+    with pytest.raises(ValueError, match="type nonsense"):
+        new_model("nonsense", tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="n_layers is no setting of gpt2"):
+        new_model("gpt2", tokenizer=tokenizer, overrides="n_layers=4")
+    with pytest.raises(ValueError, match="n_layer is no setting, write name=value"):
+        parse_overrides("n_layer")
+    assert parse_overrides("a=4,b=0.1,c=gelu,d=true") == {"a": 4, "b": 0.1, "c": "gelu", "d": True}
+
+
+def test_a_trained_tokenizer_is_byte_level_and_lossless():
+    texts = ["the cat sat on the mat", "the dog sat on the log"] * 20
+    bpe = train_tokenizer(texts, vocab_size=300)
+    assert 257 < len(bpe) <= 300
+    assert bpe.eos_token_id == bpe.pad_token_id == 0
+    for text in ("the cat", "ünï — \t\n\n never seen 🙂"):
+        assert bpe.decode(bpe(text)["input_ids"]) == text
+    assert len(bpe("the cat sat")["input_ids"]) < len("the cat sat")
+
+
+def test_the_window(make_model, make_llama, tokenizer):
+    assert window(make_model(n_positions=48)) == 48
+    assert window(make_llama()) == 64
+    assert (
+        window(
+            new_model("bloom", tokenizer=tokenizer, overrides="n_layer=1,hidden_size=8,n_head=1")
+        )
+        is None
+    )
+
+
+def test_which_models_keep_packed_documents_apart(make_model, make_llama, tokenizer):
+    assert keeps_documents_apart(make_model()) and keeps_documents_apart(make_llama())
+    bloom = new_model("bloom", tokenizer=tokenizer, overrides="n_layer=1,hidden_size=8,n_head=1")
+    mamba = new_model("mamba", tokenizer=tokenizer, overrides="num_hidden_layers=1,hidden_size=8")
+    assert not keeps_documents_apart(bloom) and not keeps_documents_apart(mamba)
+    model = make_model(dropout=0.5).train()
+    assert keeps_documents_apart(model) and model.training
+
+
+def test_what_does_not_fit(make_model, tokenizer):
+    model = make_model(n_positions=48)
+    check_fit(model, tokenizer, 48)
+    with pytest.raises(ValueError, match="block_size 49 is over the model's window, at most 48"):
+        check_fit(model, tokenizer, 49)
+    with pytest.raises(ValueError, match="at least 2"):
+        check_fit(model, tokenizer, 1)
+    bert = new_model(
+        "bert",
+        tokenizer=tokenizer,
+        overrides="num_hidden_layers=1,hidden_size=8,num_attention_heads=1,intermediate_size=8",
+    )
+    with pytest.raises(ValueError, match="BertLMHeadModel sees the tokens it is to predict"):
+        check_fit(bert, tokenizer, 48)
+    model.resize_token_embeddings(100)
+    with pytest.raises(ValueError, match="has 257 entries, the model's embedding 100"):
+        check_fit(model, tokenizer, 48)
+
+
+CARD = (ASSETS / BUILT_IN_MODEL / "README.md").read_text(encoding="utf-8")
+SENTENCES = (
+    "It was a fine morning, and they went for a walk.",
+    "She could not bear to think of it any longer.",
+    "The captain stood upon the deck and looked at the sea.",
+    "He had never been so happy in all his life.",
+)
+
+
+def test_the_built_in_model_is_what_its_card_says():
+    folder = ASSETS / BUILT_IN_MODEL
+    weights = folder / "model.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in CARD
+    assert {x.dtype for x in load_file(weights).values()} == {torch.bfloat16}
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 6_000_000
+    model, tokenizer = load_model(BUILT_IN_MODEL), load_tokenizer(BUILT_IN_MODEL)
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in CARD
+    assert model.dtype == torch.float32 and window(model) >= 256
+    assert len(tokenizer) == model.config.vocab_size and 2048 <= len(tokenizer) <= 8192
+    assert f"{len(tokenizer):,} entries" in CARD
+
+
+def test_the_card_has_the_settings_that_make_the_model_again():
+    from benchmarks.pretrain_mini import CHOSEN
+
+    told = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|$", CARD, flags=re.MULTILINE))
+    assert told == {name: str(value) for name, value in CHOSEN.items()}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_the_built_in_model_knows_english(sentence):
+    """It finds a sentence far more probable than its words in the opposite order."""
+    model, tokenizer = load_model(BUILT_IN_MODEL), load_tokenizer(BUILT_IN_MODEL)
+
+    def loss(text):
+        ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(text)["input_ids"]]])
+        with torch.no_grad():
+            return model(ids, labels=ids).loss.item()
+
+    assert loss(sentence) < loss(" ".join(reversed(sentence.split()))) - 1
+
+
+def test_a_folder_of_the_built_in_models_name_goes_first(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model_folder.rename(tmp_path / BUILT_IN_MODEL)
+    own = load_model(BUILT_IN_MODEL).config.vocab_size
+    assert own == load_model(str(tmp_path / BUILT_IN_MODEL)).config.vocab_size
+    monkeypatch.chdir("/")
+    assert load_model(BUILT_IN_MODEL).config.vocab_size != own

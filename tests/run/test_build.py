@@ -1,0 +1,132 @@
+"""Every setting arrives where it belongs: pytest tests/run/test_build.py"""
+
+import inspect
+
+import pytest
+import torch
+
+from gpt2ft.cli import main as cli
+from gpt2ft.config import TrainConfig
+from gpt2ft.generation import sampling
+from gpt2ft.generation import text as generation
+from gpt2ft.kernels import dropout
+from gpt2ft.run import finetune
+from gpt2ft.run import build as building
+from gpt2ft.run.build import build
+from gpt2ft.cli import generate as inference
+
+SETTINGS = {
+    "block_size": 16,
+    "per_device_train_batch_size": 3,
+    "per_device_eval_batch_size": 5,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 0.25,
+    "weight_decay": 0.125,
+    "adam_beta1": 0.5,
+    "adam_beta2": 0.75,
+    "adam_epsilon": 0.0625,
+    "max_grad_norm": 0.375,
+    "dropout": 0.25,
+    "max_eval_samples": 7,
+    "max_train_samples": 40,
+    "num_train_epochs": 2.5,
+    "precision": "bf16",
+    "seed": 17,
+}
+
+
+@pytest.fixture
+def config(model_folder, tmp_path):
+    text = tmp_path / "own.txt"
+    text.write_text("some words of a text to train on\n" * 200, encoding="utf-8")
+    return TrainConfig(
+        model_name_or_path=str(model_folder),
+        train_file=[str(text)],
+        output_dir=str(tmp_path / "out"),
+        **SETTINGS,
+    )
+
+
+def test_what_a_run_is_made_of(config):
+    run = build(config)
+    group = run.state.optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["eps"]) == (0.25, 0.125, 0.0625)
+    assert tuple(group["betas"]) == (0.5, 0.75)
+    kinds = (torch.nn.Dropout, dropout.Dropout)
+    dropouts = [m.p for m in run.state.model.modules() if isinstance(m, kinds)]
+    assert set(dropouts) == {0.25}
+    assert (len(run.data.samples), len(run.held_out.samples)) == (40, 7)
+    assert run.data[0, 0]["input_ids"].shape == (3, 16)
+    assert run.held_out[0, 0]["input_ids"].shape == (5, 16)
+    assert run.max_steps == 18  # 14 micro-batches, so 7 steps an epoch, two and a half times
+    assert run.state.precision.name == "bf16"
+    other = build(TrainConfig(**{**vars(config), "seed": 18}))
+    assert run.data.sample_numbers(0, 0).tolist() != other.data.sample_numbers(0, 0).tolist()
+
+
+def test_what_the_loop_is_given(config, monkeypatch):
+    given = {}
+
+    def train(state, data, **settings):
+        given.update(settings)
+        return iter(())
+
+    monkeypatch.setattr(finetune, "train", train)
+    scheduled = {"lr_scheduler_type": "cosine", "warmup_ratio": 0.5, "max_steps": 8}
+    finetune.finetune(TrainConfig(**{**vars(config), **scheduled}))
+    assert given["max_steps"] == 8
+    assert given["gradient_accumulation_steps"] == 2 and given["max_grad_norm"] == 0.375
+    rates = [given["learning_rate"](step) for step in (0, 2, 4, 6, 8)]
+    assert rates == pytest.approx([0.0, 0.125, 0.25, 0.125, 0.0])
+
+
+def test_what_generation_is_given(model_folder, monkeypatch, capsys):
+
+    given = {}
+
+    def extend(model, tokenizer, texts, **settings):
+        given.update(settings, prompt=texts[0].prompt, seed=texts[0].seed)
+        yield ["!"]
+
+    monkeypatch.setattr(inference, "extend", extend)
+    flags = (
+        "--top_k 7 --top_p 0.5 --min_p 0.1 --typical_p 0.9 --temperature 0.25 --seed 3 "
+        "--repetition_penalty 1.5 --no_repeat_ngram_size 2 --bad_words no --stop_strings . !"
+    )
+    arguments = ["-p", "a", "--model_name_or_path", str(model_folder), "--max_new_tokens", "9"]
+    assert cli.generate_main([*arguments, *flags.split(), "--greedy"]) == 0
+    assert given == {
+        "prompt": "a",
+        "seed": 3,
+        "max_new_tokens": 9,
+        "do_sample": False,
+        "temperature": 0.25,
+        "top_k": 7,
+        "top_p": 0.5,
+        "min_p": 0.1,
+        "typical_p": 0.9,
+        "repetition_penalty": 1.5,
+        "no_repeat_ngram_size": 2,
+        "bad_words": ["no"],
+        "stop_strings": [".", "!"],
+    }
+    taken = [generation.extend, sampling.generate_tokens, sampling.choose_tokens]
+    names = {name for function in taken for name in inspect.signature(function).parameters}
+    assert set(given) - {"prompt", "seed"} <= names
+    assert capsys.readouterr().out == "a!\n"
+
+
+def test_the_corpus_gets_its_settings(config, monkeypatch):
+    given = {}
+    original = building.load_corpus
+
+    def load_corpus(**settings):
+        given.update(settings)
+        return original(**settings)
+
+    monkeypatch.setattr(building, "load_corpus", load_corpus)
+    rows = {"packing": False, "row_separator": "none", "validation_split_percentage": 20.0}
+    run = build(TrainConfig(**{**vars(config), **rows}))
+    assert given["lines"] and given["contiguous"] and given["seed"] == 17
+    assert given["validation_split_percentage"] == 20.0
+    assert type(run.data.samples).__name__ == "Rows"

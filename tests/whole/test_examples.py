@@ -1,0 +1,138 @@
+"""Each example does what it says: pytest tests/whole/test_examples.py"""
+
+import csv
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import gpt2ft
+from tests.support.tiny import tiny_gpt2
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+TEXT = "".join(f"{n} and {n} are {2 * n}, " + "so it is; " * (n % 7) + "\n" for n in range(300))
+FIRST = {
+    "prompt": "two and two are ",
+    "completion": "four, and that is all there is to say about it",
+}
+
+
+@pytest.fixture
+def run(model_folder, tmp_path, monkeypatch, capsys):
+    """The example of that name with model, text and number of steps; returns its lines."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+
+    def run(name, n_steps=20, *, text="text.txt", model=model_folder):
+        example = runpy.run_path(str(EXAMPLES / f"{name}.py"))
+        example["main"](str(model), text, n_steps)
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def number_after(word, line):
+    words = line.replace(",", "").split()
+    return float(words[words.index(word) + 1])
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def test_there_is_a_test_for_each_and_none_is_long():
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    tested = {name for name in globals() if name.startswith("test_")}
+    assert names and {f"test_{name}" for name in names} <= tested
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 80, path.name
+
+
+def test_label_smoothing(run, model, monkeypatch):
+    first, *_, last = run("label_smoothing", 40)
+    assert number_after("perplexity", last) < number_after("perplexity", first)
+    # The loss is that of torch on the whole batch.
+    loss_of = runpy.run_path(str(EXAMPLES / "label_smoothing.py"))["smoothed_loss"]
+    rows = [{"input_ids": [5, 6, 7, 8]}, {"input_ids": [9, 10]}]
+    batch = gpt2ft.CausalLMCollator(0)(rows)
+    loss, n_targets = loss_of(model, batch)
+    mask = (batch["labels"] != -100).long()
+    logits = model(batch["input_ids"], attention_mask=mask).logits
+    pieces = [logits[0, :3], logits[1, :1]]
+    targets = torch.tensor([6, 7, 8, 10])
+    expected = torch.nn.functional.cross_entropy(torch.cat(pieces), targets, label_smoothing=0.1)
+    torch.testing.assert_close(loss / n_targets, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_distillation(run, tmp_path):
+    tiny_gpt2(seed=5).save_pretrained(tmp_path / "model")
+    first, *_, last = run("distillation", 60)
+    assert number_after("loss", last) < number_after("loss", first)
+    student = transformers.AutoModelForCausalLM.from_pretrained("gpt2-finetuned-student")
+    assert student.config.n_layer == 1 and student.config.n_embd == 32
+
+
+def test_lora(run, model_folder):
+    """Saved is a usual model, in which only the layers that were adapted differ."""
+    trained, first, *_, last = run("lora", 60)
+    n_trained, n_all = (int(word.replace(",", "")) for word in trained.split()[1:4:2])
+    assert 0 < n_trained < n_all / 2
+    assert number_after("loss", last) < number_after("loss", first)
+    before, after = weights(model_folder), weights("gpt2-finetuned-lora")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    adapted = [f"transformer.h.{n}.attn.{m}.weight" for n in (0, 1) for m in ("c_attn", "c_proj")]
+    assert changed == set(adapted)
+
+
+def test_freezing(run, tmp_path, tokenizer):
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_layer=4, n_head=2, n_embd=32, n_positions=64, vocab_size=257)
+    model = transformers.GPT2LMHeadModel(config)
+    model.save_pretrained(tmp_path / "deep")
+    tokenizer.save_pretrained(tmp_path / "deep")
+    _, first, *_, last = run("freezing", 40, model=tmp_path / "deep")
+    assert number_after("perplexity", last) < number_after("perplexity", first)
+    before, after = weights("deep"), weights("gpt2-finetuned-last-blocks")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {n for n in before if ".h.2." in n or ".h.3." in n or "ln_f" in n}
+
+
+def test_curriculum(run):
+    lines = run("curriculum", 60)  # 300 rows in batches of 8: an epoch is 38 steps
+    shortest, longest = ([number_after(w, line) for line in lines] for w in ("from", "to"))
+    assert longest[0] <= shortest[1] <= longest[1] <= shortest[2]
+    assert all(least < most for least, most in zip(shortest[3:], longest[3:], strict=True))
+    assert min(shortest[3:]) < shortest[2]
+
+
+def test_another_optimizer(run):
+    """Also that it goes on where it was, with the state of that optimizer."""
+    whole = run("another_optimizer", 40)
+    Path("gpt2-finetuned-adafactor").rename("whole")
+    run("another_optimizer", 20)
+    resumed = run("another_optimizer", 40)
+    assert resumed == ["resumed at step 20", *whole[2:]]
+
+
+def test_activations(run):
+    run("activations", 20)
+    header, *rows = csv.reader(Path("activations.csv").read_text(encoding="utf-8").splitlines())
+    assert header == ["step", "loss", "block 0", "block 1"] and len(rows) == 2
+    assert all(float(size) > 0 for row in rows for size in row[2:])
+
+
+def test_completions(run, tokenizer):
+    records = [FIRST, {"prompt": "x" * 500, "completion": "out of reach"}] * 10
+    Path("records.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    first, *_, last = run("completions", 30, text="records.jsonl")
+    assert number_after("loss", last) < number_after("loss", first)
+    per_sample = len(FIRST["completion"]) + 1  # and the end of text; a token is a byte
+    assert {number_after("over", line) for line in (first, last)} <= {
+        8 * per_sample,
+        2 * per_sample,
+    }
