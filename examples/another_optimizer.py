@@ -11,24 +11,22 @@ import sys
 import torch
 
 import gpt2ft
-from gpt2ft.optim import parameter_groups
 
 FOLDER = "gpt2-finetuned-adafactor"
 
 
 def inverse_square_root(step: int) -> float:
-    """The learning rate of the step that follows so many finished ones."""
+    """The learning rate of the step that follows so many earlier ones."""
     return 1e-3 * min((step + 1) / 10, (10 / (step + 1)) ** 0.5)
 
 
 def main(model_name: str, text: str, n_steps: int = 100) -> None:
-    torch.manual_seed(0)  # of dropout
     model, tokenizer = gpt2ft.load_model(model_name), gpt2ft.load_tokenizer(model_name)
     corpus = gpt2ft.load_corpus(train_file=[text], validation_split_percentage=0)
     blocks = gpt2ft.Blocks(gpt2ft.tokenize(corpus.train, tokenizer), 64)
     collate = gpt2ft.CausalLMCollator(tokenizer.pad_token_id)
     data = gpt2ft.Batches(blocks, collate, batch_size=8, seed=0)
-    optimizer = torch.optim.Adafactor(parameter_groups(model, weight_decay=0.01))
+    optimizer = torch.optim.Adafactor(gpt2ft.parameter_groups(model, weight_decay=0.01))
     state = gpt2ft.TrainState.create(model, optimizer)
     checkpoint, _ = gpt2ft.find_checkpoint(FOLDER)
     if checkpoint:

@@ -45,8 +45,8 @@ def main(model_name: str, text: str, n_steps: int = 100) -> None:
     state = gpt2ft.TrainState.create(model, gpt2ft.build_optimizer(model, learning_rate=1e-4))
     for result in gpt2ft.train(state, data, max_steps=n_steps, max_grad_norm=1.0):
         if result.step % 10 == 0:
-            samples = data.sample_numbers(state.epoch, state.batch - 1)
-            lengths = rows.lengths[samples]
+            place = divmod(result.batches[-1], len(data))  # epoch, and index in it
+            lengths = rows.lengths[data.sample_numbers(*place)]
             sizes = f"from {lengths.min()} to {lengths.max()} tokens"
             print(f"step {result.step} loss {result.loss:.4f} rows {sizes}")
     model.save_pretrained("gpt2-finetuned-curriculum")

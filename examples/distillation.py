@@ -19,9 +19,7 @@ TEMPERATURE, SHARE = 2.0, 0.5
 
 
 def distillation_loss(teacher: torch.nn.Module) -> LossFunction:
-    def loss(
-        student: torch.nn.Module, batch: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(student: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         targets = batch["labels"][:, 1:].flatten()
         with torch.no_grad():
@@ -33,10 +31,11 @@ def distillation_loss(teacher: torch.nn.Module) -> LossFunction:
             reduction="none",
             log_target=True,
         ).sum(-1)
-        labelled = targets != -100
-        soft = divergence[labelled].sum() * TEMPERATURE**2  # its gradient as large as the other's
+        soft = (
+            divergence[targets != -100].sum() * TEMPERATURE**2
+        )  # its gradient as large as the other's
         hard = F.cross_entropy(logits, targets, reduction="sum")
-        return SHARE * soft + (1 - SHARE) * hard, labelled.sum()
+        return SHARE * soft + (1 - SHARE) * hard
 
     return loss
 

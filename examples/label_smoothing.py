@@ -2,7 +2,7 @@
 
     python examples/label_smoothing.py MODEL TEXT [STEPS]
 
-The loop takes any function from model and batch to a summed loss and the number of targets.
+The loop takes any function from model and batch to a summed loss.
 """
 
 import sys
@@ -16,14 +16,11 @@ import gpt2ft
 SMOOTHING = 0.1
 
 
-def smoothed_loss(
-    model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def smoothed_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits = model(**inputs, use_cache=False).logits[:, :-1].flatten(0, 1).float()
     targets = batch["labels"][:, 1:].flatten()
-    loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=SMOOTHING)
-    return loss, (targets != -100).sum()
+    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=SMOOTHING)
 
 
 def main(model_name: str, text: str, n_steps: int = 100) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
+from .guards import seeded, undisturbed, uninterrupted
 from .loss import causal_lm_loss, count_targets
-from .precision import Precision, resolve_precision
+from .optim import clip_and_step
+from .precision import Precision, Readback, resolve_precision
 
 Batch = Mapping[str, torch.Tensor]
-# From model and batch, on the model's device, to a sum and a count, two 0-d tensors.
-LossFunction = Callable[[torch.nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
+LossFunction = Callable[[torch.nn.Module, Batch], torch.Tensor]
+"""From model and batch, on the model's device, to the sum of the losses, a 0-d tensor."""
+CountFunction = Callable[[Batch], float]
+"""From a batch, on the CPU, to what the sum of its losses is to be divided by."""
+
+MAX_SKIPPED_IN_A_ROW = 10
 
 
 class Data(Protocol):
@@ -34,26 +39,27 @@ class Data(Protocol):
 
 @dataclass
 class TrainState:
-    """All that a checkpoint holds, but for the random states, which are read when saving.
+    """All that a checkpoint holds.
 
-    The learning rate is a function of `step`, the order of the data one of the epoch and the seed
-    that the data was made with, which must be the same when resuming: neither has a state to lose.
+    The learning rate is a function of `step`; the order of the data one of the epoch and the seed
+    that the data was made with; dropout one of `seed`, `step` and the number of the micro-batch.
+    None of them has a state that could be lost.
     """
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     precision: Precision
+    seed: int = 0
+    """Of dropout, and whatever else the model draws in training."""
     step: int = 0
-    """Optimizer steps done."""
-    epoch: int = 0
-    """The epoch in progress, from 0."""
-    batch: int = 0
-    """Micro-batches of this epoch done."""
-    tokens: int = 0
+    """Optimizer steps attempted, as the Trainer's `global_step`."""
+    batches: int = 0
+    """Micro-batches trained on, of all epochs."""
+    tokens: float = 0
     """Targets trained on."""
-    skipped_steps: int = 0
-    """Updates that the scaler skipped; `finetune` also counts those of other precisions."""
+    skipped_steps: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    """Steps whose update was skipped, as loss or gradient was not finite: 0-d, on the device."""
 
     @classmethod
     def create(
@@ -62,11 +68,15 @@ class TrainState:
         optimizer: torch.optim.Optimizer,
         *,
         precision: Precision | None = None,
+        seed: int = 0,
     ) -> TrainState:
-        """The state at step 0; without a precision, the best of the model's device."""
+        """The state at step 0; without a precision, the best of the model's device.
+
+        `seed` is that of dropout, and of whatever else the model draws in training.
+        """
         device = next(model.parameters()).device
         precision = precision or resolve_precision("auto", device)
-        return cls(model, optimizer, precision.scaler(), precision)
+        return cls(model, optimizer, precision.scaler(), precision, seed)
 
 
 @dataclass(frozen=True)
@@ -74,21 +84,33 @@ class StepResult:
     """What one optimizer step did. The tensors are 0-d, on the device: `.item()` waits for it."""
 
     step: int
-    """Number of this step, from 1; one that the scaler skips is tried again under its number."""
+    """Number of this step, from 1."""
     loss: torch.Tensor
     """Mean over the targets of the step, nats."""
-    n_targets: torch.Tensor
+    batches: range
+    """Numbers of its micro-batches, counted from 0 over all epochs."""
+    n_targets: float
     """Targets of the step."""
     grad_norm: torch.Tensor
     """Norm of the gradient before clipping."""
     learning_rate: float
     """Of this step's update (of the first parameter group, where they differ)."""
     skipped: torch.Tensor
-    """Whether loss or gradient was not finite, and the weights were left as they were."""
+    """Whether the update was skipped, as loss or gradient was not finite; weights and moments are
+    then as they were."""
 
 
 class NoTargetsError(ValueError):
     """Every label of a step is masked: there is nothing to learn from it."""
+
+
+class NonFiniteError(FloatingPointError):
+    """Ten updates in a row were skipped, as loss or gradient was not finite."""
+
+    def __init__(self, message: str, result: StepResult) -> None:
+        super().__init__(message)
+        self.result = result
+        """Of the last of these steps."""
 
 
 def train_step(
@@ -98,76 +120,48 @@ def train_step(
     learning_rate: float | None = None,
     max_grad_norm: float = math.inf,
     loss_fn: LossFunction = causal_lm_loss,
+    count_fn: CountFunction = count_targets,
 ) -> StepResult:
     """One optimizer step over micro-batches that together are its batch.
 
     The gradient is that of the mean over all targets of all micro-batches, so how they are divided
-    does not matter; its norm is cut down to `max_grad_norm`. The model must be in training mode.
+    does not matter; it is clipped to the norm `max_grad_norm`. The model must be in training mode.
     `learning_rate` is for all parameter groups, None leaves theirs. `loss_fn` maps model and batch
-    to a summed loss and the count to divide by. Where loss or gradient is not finite, no update is
-    made; in fp16 such a step does not count, otherwise it does, and `skipped` says so. Raises
-    `NoTargetsError` if all labels are masked.
+    to a summed loss, `count_fn` a batch (on the CPU) to what that sum is divided by. Where loss or
+    gradient is not finite, the update is skipped; the step counts all the same. Interrupted by
+    Ctrl-C or by running out of memory, the step is either complete or as if it had not begun.
+    Raises `NoTargetsError` if all labels are masked.
     """
     optimizer, scaler, device = state.optimizer, state.scaler, state.precision.device
+    optimizer.zero_grad(set_to_none=True)  # also what an interrupted step left behind
     if learning_rate is not None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-    # Counted before anything moves to the device, so that it waits for nothing.
-    n_labels = sum(int(count_targets(batch["labels"])) for batch in micro_batches)
-    if n_labels == 0:
-        raise NoTargetsError("every label of the step is masked, nothing to learn from")
+    # Counted on the CPU, before anything is copied: the host need not wait for the device.
+    n_targets = sum(count_fn(batch) for batch in micro_batches)
+    if n_targets == 0:
+        raise NoTargetsError("every label of the step is masked, there is nothing to learn from")
 
-    loss_sum = torch.zeros((), device=device)
-    n_targets = torch.zeros((), device=device)
-    for cpu_batch in micro_batches:
+    loss = torch.zeros((), device=device)
+    for number, cpu_batch in enumerate(micro_batches):
         batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
-        with state.precision.autocast():
-            batch_loss, batch_targets = loss_fn(state.model, batch)
-        # An infinite loss may have a finite gradient: it must not, or it would be learned.
-        finite = torch.where(torch.isfinite(batch_loss), 1.0, torch.nan)
-        scaler.scale(batch_loss * finite / n_labels).backward()
-        loss_sum += batch_loss.detach()
-        n_targets += batch_targets
+        with seeded(device, state.seed, state.step, number):
+            with state.precision.autocast():
+                part = loss_fn(state.model, batch) / n_targets
+            # An infinite loss may have a finite gradient: it must not, or it would be learned.
+            finite = torch.where(torch.isfinite(part), 1.0, torch.nan)
+            scaler.scale(part * finite).backward()
+        loss += part.detach()
 
-    scaler.unscale_(optimizer)
-    gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-    # 1, unless the caller's loss_fn counts targets of its own: the mean is over those.
-    correction = n_labels / n_targets
-    grad_norm = torch.nn.utils.get_total_norm(gradients) * correction
-    clip = torch.clamp(max_grad_norm / (grad_norm + 1e-6), max=1.0)
-    skipped = ~torch.isfinite(grad_norm)
-    _update(state, gradients, clip * correction, skipped)
-    optimizer.zero_grad(set_to_none=True)
+    def update() -> StepResult:
+        grad_norm, skipped = clip_and_step(optimizer, scaler, max_grad_norm=max_grad_norm)
+        batches = range(state.batches, state.batches + len(micro_batches))
+        state.step, state.batches = state.step + 1, batches.stop
+        state.tokens, state.skipped_steps = state.tokens + n_targets, state.skipped_steps + skipped
+        lr = optimizer.param_groups[0]["lr"]
+        return StepResult(state.step, loss, batches, n_targets, grad_norm, lr, skipped)
 
-    state.tokens += n_labels
-    step, lr = state.step + 1, optimizer.param_groups[0]["lr"]
-    # An update that the scaler skips must not advance the schedule. Knowing it waits for the
-    # device: with a fused optimizer the step's only synchronisation, and only in fp16.
-    if scaler.is_enabled() and bool(skipped):
-        state.skipped_steps += 1
-    else:
-        state.step = step
-    return StepResult(step, loss_sum / n_targets, n_targets, grad_norm, lr, skipped)
-
-
-def _update(
-    state: TrainState, gradients: list[torch.Tensor], factor: torch.Tensor, skipped: torch.Tensor
-) -> None:
-    """The optimizer's update by the gradients times a factor, and the scaler's, or neither."""
-    optimizer: Any = state.optimizer
-    if getattr(optimizer, "_step_supports_amp_scaling", False) and not state.scaler.is_enabled():
-        # A fused optimizer divides and refuses by itself, as it does for the scaler: no pass over
-        # the gradients, and nothing is read back.
-        optimizer.grad_scale, optimizer.found_inf = factor.reciprocal(), skipped.float()
-        optimizer.step()
-        del optimizer.grad_scale, optimizer.found_inf
-        return
-    torch._foreach_mul_(gradients, factor)
-    if state.scaler.is_enabled():
-        state.scaler.step(optimizer)  # knows from unscaling whether to skip
-        state.scaler.update()
-    elif not skipped:  # any other optimizer has to be asked on the host, which waits for the device
-        optimizer.step()
+    return uninterrupted(update)
 
 
 def train(
@@ -179,21 +173,27 @@ def train(
     learning_rate: Callable[[int], float] | None = None,
     max_grad_norm: float = math.inf,
     loss_fn: LossFunction = causal_lm_loss,
+    count_fn: CountFunction = count_targets,
 ) -> Iterator[StepResult]:
-    """Train until `max_steps` optimizer steps are done; yields after each.
+    """Train until `max_steps` optimizer steps have been attempted; yields after each.
 
     The loop is the caller's: log, stop, evaluate, sample, save or change the optimizer in the body
-    of the `for`; the state at hand there is complete. `learning_rate` maps the steps done to the
-    rate of the next, None leaves the optimizer's. A step never reaches over the end of an epoch, so
-    the last one of an epoch may have fewer micro-batches. Raises `NoTargetsError` naming the
-    samples.
+    of the `for`; the state at hand there is complete. Interrupted anywhere, it can be called again
+    and goes on. `learning_rate` maps the number of earlier steps to the rate of the next, None
+    leaves the optimizer's. A step never reaches over the end of an epoch, so the last one of an
+    epoch may have fewer micro-batches. While the device computes a step, the next one's batches are
+    made. Raises `NoTargetsError`, and `NonFiniteError` after ten skipped updates in a row, both
+    naming the samples.
     """
+    if len(data) == 0:
+        raise ValueError("the data has no micro-batches")
     state.model.train()
+    skips: Readback[StepResult] = Readback()
+    in_a_row = 0
+    ahead: dict[range, list[Batch]] = {}  # at most one step's
     while state.step < max_steps:
-        if state.batch >= len(data):
-            state.epoch, state.batch = state.epoch + 1, 0
-        stop = min(state.batch + gradient_accumulation_steps, len(data))
-        micro_batches = [data[state.epoch, index] for index in range(state.batch, stop)]
+        batches = _next_batches(state, data, gradient_accumulation_steps)
+        micro_batches = ahead.get(batches) or _fetched(data, batches, state.precision.device)
         try:
             result = train_step(
                 state,
@@ -201,17 +201,45 @@ def train(
                 learning_rate=learning_rate(state.step) if learning_rate else None,
                 max_grad_norm=max_grad_norm,
                 loss_fn=loss_fn,
+                count_fn=count_fn,
             )
         except NoTargetsError as error:
-            samples = step_samples(data, state.epoch, range(state.batch, stop))
-            raise NoTargetsError(f"{error}: samples {samples}") from error
-        state.batch = stop
+            raise NoTargetsError(f"{error}: samples {step_samples(data, batches)}") from error
+        skips.put(result.skipped, result)
+        if state.step < max_steps:
+            batches = _next_batches(state, data, gradient_accumulation_steps)
+            with contextlib.suppress(Exception):  # raised again when their turn comes
+                ahead = {batches: _fetched(data, batches, state.precision.device)}
         yield result
+        for skipped, late in skips.arrived(wait=state.step >= max_steps):
+            in_a_row = in_a_row + 1 if skipped else 0
+            if in_a_row == MAX_SKIPPED_IN_A_ROW:
+                samples = step_samples(data, late.batches)
+                raise NonFiniteError(
+                    f"loss or gradient is not finite in {in_a_row} steps in a row, up to step "
+                    f"{late.step}: samples {samples}",
+                    late,
+                )
 
 
-def step_samples(data: Data, epoch: int, indices: range) -> list[int]:
-    """Numbers of the samples in those micro-batches of the epoch."""
-    return [int(number) for index in indices for number in data.sample_numbers(epoch, index)]
+def _next_batches(state: TrainState, data: Data, n: int) -> range:
+    """Numbers of the next step's micro-batches: `n`, or fewer at the end of an epoch."""
+    end_of_epoch = (state.batches // len(data) + 1) * len(data)
+    return range(state.batches, min(state.batches + n, end_of_epoch))
+
+
+def _fetched(data: Data, batches: range, device: torch.device) -> list[Batch]:
+    """The micro-batches of these numbers; for CUDA pinned, so that copying does not wait."""
+    fetched = [data[divmod(number, len(data))] for number in batches]
+    if device.type == "cuda":
+        fetched = [{k: v.pin_memory() for k, v in batch.items()} for batch in fetched]
+    return fetched
+
+
+def step_samples(data: Data, batches: range) -> list[int]:
+    """Numbers of the samples in the micro-batches of these numbers, counted over all epochs."""
+    places = [divmod(number, len(data)) for number in batches]
+    return [int(number) for place in places for number in data.sample_numbers(*place)]
 
 
 @dataclass(frozen=True)
@@ -220,32 +248,12 @@ class Evaluation:
 
     loss: float
     """Nats per token."""
-    n_targets: int
+    n_targets: float
     """Tokens predicted."""
 
     @property
     def perplexity(self) -> float:
         return math.inf if self.loss > 700 else math.exp(self.loss)
-
-
-@contextlib.contextmanager
-def undisturbed(model: torch.nn.Module) -> Iterator[None]:
-    """Model in evaluation mode without gradients; mode and torch's random states come back after.
-
-    What happens inside leaves the training run bit-identical. It is not compiled: each shape of a
-    batch, and each length of a text, would be compiled anew.
-    """
-    modes = {module: module.training for module in model.modules()}
-    devices = range(torch.cuda.device_count())  # named, or torch warns where there are many
-    compiles = "torch._dynamo" in sys.modules
-    eager = torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
-    with torch.random.fork_rng(devices), torch.no_grad(), eager:
-        model.eval()
-        try:
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
 
 
 def evaluate(
@@ -254,6 +262,7 @@ def evaluate(
     *,
     precision: Precision | None = None,
     loss_fn: LossFunction = causal_lm_loss,
+    count_fn: CountFunction = count_targets,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Loss over one epoch of `data`, weighted by tokens; keeps no logits beyond a batch.
@@ -262,15 +271,16 @@ def evaluate(
     Raises `NoTargetsError` if every label is masked.
     """
     precision = precision or resolve_precision("auto", next(model.parameters()).device)
-    loss_sum, n_targets = 0.0, 0
+    loss_sum: float = 0
+    n_targets: float = 0
     with undisturbed(model):
         for index in range(len(data)):
-            batch = {k: v.to(precision.device) for k, v in data[0, index].items()}
+            cpu_batch = data[0, index]
+            n_targets += count_fn(cpu_batch)
+            batch = {name: value.to(precision.device) for name, value in cpu_batch.items()}
             with precision.autocast():
-                batch_loss, batch_targets = loss_fn(model, batch)
-            loss_sum += float(batch_loss)  # in double precision, over many batches
-            n_targets += int(batch_targets)
+                loss_sum += float(loss_fn(model, batch))  # in double precision, over many batches
             on_batch()
     if n_targets == 0:
-        raise NoTargetsError("every label of the evaluation is masked")
+        raise NoTargetsError("there is nothing to predict in the evaluation data")
     return Evaluation(loss_sum / n_targets, n_targets)

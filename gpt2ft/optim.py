@@ -1,4 +1,4 @@
-"""AdamW and the learning rate."""
+"""AdamW, one update by clipped gradients, and the learning rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: matrices and embeddings decay, vectors do not.
 
-    Chosen by dimension, as nanoGPT does; names lie (GPT-2's norms are called `ln_1`). Each group
+    Chosen by dimension, as nanoGPT does, not by name: GPT-2's norms are called `ln_1`. Each group
     carries its `param_names`, which checkpoints go by. Raises `ValueError` if nothing is trainable.
     """
     # named_parameters() names tied weights once.
@@ -40,12 +40,66 @@ def build_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019) over `parameter_groups`, fused: one kernel a tensor.
+    """AdamW (Loshchilov and Hutter, 2019) over `parameter_groups`, in torch's fused form.
 
-    Fused also lets the device itself refuse a non-finite update, see `loop.train_step`.
+    Fused means one kernel for all tensors of a group, which also clips, and skips an update that is
+    not finite, without the host asking; see `clip_and_step`.
     """
     groups = parameter_groups(model, weight_decay)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
+
+
+def clip_and_step(
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, max_grad_norm: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unscale the gradients, clip them by their norm, and update, unless they are not finite.
+
+    Clipping is that of `torch.nn.utils.clip_grad_norm_` (Pascanu et al., 2013). Where the norm is
+    infinite or NaN, weights and moments stay as they are, to the bit. Returns the norm before
+    clipping and whether the update was skipped, two 0-d tensors on the device.
+
+    A fused optimizer clips and skips in its own kernel, and the host waits for nothing. Any other
+    is asked on the host whether the norm is finite, which waits for the device once. If this raises
+    (out of memory, say), a fused optimizer and the scaler are as they were before.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    known = set(optimizer.state)
+    try:
+        scaler.unscale_(optimizer)
+        grad_norm = torch.nn.utils.get_total_norm(gradients)
+        skipped = ~torch.isfinite(grad_norm)
+        if _clips_itself(optimizer):
+            if len(optimizer.state) < len(gradients):
+                # First all moments are allocated, by an update that is skipped: memory must not run
+                # out when some weights are updated and others not.
+                _fused_step(optimizer, torch.ones_like(grad_norm), torch.ones_like(skipped))
+            divisor = ((grad_norm + 1e-6) / max_grad_norm).clamp(min=1.0)
+            _fused_step(optimizer, divisor, skipped)
+        elif not skipped:
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
+            optimizer.step()
+    except BaseException:
+        for p in optimizer.state.keys() - known:
+            del optimizer.state[p]
+        scaler.update(scaler.get_scale())  # the same scale; forgets that gradients were unscaled
+        raise
+    scaler.update()
+    return grad_norm, skipped
+
+
+def _clips_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its `step` reads `grad_scale` and `found_inf`, as torch's fused optimizers do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def _fused_step(optimizer: Any, divisor: torch.Tensor, skipped: torch.Tensor) -> None:
+    """An update by the gradients over `divisor`, or none: the protocol GradScaler uses for it."""
+    optimizer.grad_scale, optimizer.found_inf = divisor, skipped.float()
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf
 
 
 def lr_at(
@@ -56,7 +110,7 @@ def lr_at(
     warmup_steps: int = 0,
     schedule: str = "linear",
 ) -> float:
-    """Learning rate of the optimizer step that follows `step` finished ones.
+    """Learning rate of the optimizer step that follows `step` earlier ones.
 
     Rises linearly from 0 over `warmup_steps`, then falls to 0 at `max_steps`, linearly or along
     half a cosine, or stays (`constant`). The same values as the schedulers of `transformers`.

@@ -1,12 +1,15 @@
-"""Device, autocast dtype and gradient scaler."""
+"""Device, autocast dtype and gradient scaler; and how values come back from the device."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 
+Note = TypeVar("Note")
 Name = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype | None] = {
     "fp32": None,
@@ -33,6 +36,8 @@ class Precision:
 
     def autocast(self) -> torch.autocast:
         """Context of a forward pass; does nothing in fp32."""
+        # An interrupt that came when a forward pass ended may have left weights cast in the cache.
+        torch.clear_autocast_cache()
         enabled = self.dtype is not None
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
 
@@ -84,3 +89,33 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError(f"precision bf16 is not supported by {device}, use fp16 or fp32")
     return Precision(device, DTYPES[name])
+
+
+class Readback(Generic[Note]):
+    """Reads 0-d tensors back from the device without waiting for it.
+
+    Each is handed over, with the note given along, when it has arrived on the host: on a CPU at
+    once, on CUDA some steps later.
+    """
+
+    def __init__(self) -> None:
+        self._coming: deque[tuple[torch.Tensor, torch.cuda.Event | None, Note]] = deque()
+
+    def put(self, tensor: torch.Tensor, note: Note) -> None:
+        """Send a tensor on its way to the host."""
+        event = torch.cuda.Event() if tensor.is_cuda else None
+        copy = tensor.to("cpu", non_blocking=event is not None)  # on CUDA into pinned memory
+        if event is not None:
+            event.record()
+        self._coming.append((copy, event, note))
+
+    def arrived(self, *, wait: bool = False) -> Iterator[tuple[float, Note]]:
+        """What has arrived since the last call, in order, as numbers; with `wait` all of it."""
+        while self._coming:
+            copy, event, note = self._coming[0]
+            if event is not None and wait:
+                event.synchronize()
+            elif event is not None and not event.query():
+                return
+            self._coming.popleft()
+            yield copy.item(), note

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpt2ft import CausalLMCollator, causal_lm_loss
+from gpt2ft import CausalLMCollator, causal_lm_loss, count_targets
 
 END = 0
 DOCUMENTS = [[11, 12, 13, 14], [21], [31, 32, 33, 34, 35, 36]]
@@ -18,10 +18,10 @@ def test_equals_hugging_face_with_an_attention_mask_on_padded_rows(kind, request
     """The collator sends no mask, and padding changes neither loss nor gradient."""
     model = request.getfixturevalue(kind)()
     batch = CausalLMCollator(pad_token_id=END)([{"input_ids": ids} for ids in DOCUMENTS])
-    loss_sum, n_targets = causal_lm_loss(model, batch)
+    loss_sum, n_targets = causal_lm_loss(model, batch), count_targets(batch)
     (loss_sum / n_targets).backward()
     ours = gradients(model)
-    assert int(n_targets) == sum(len(ids) - 1 for ids in DOCUMENTS)
+    assert n_targets == sum(len(ids) - 1 for ids in DOCUMENTS)
 
     model.zero_grad()
     mask = (batch["labels"] != -100).long()
@@ -44,14 +44,14 @@ def test_packed_documents_do_not_see_each_other(kind, attention, request):
     # The first token of a document is no target here, so that alone and packed predict the same.
     labels = [[-100, *ids[1:]] for ids in DOCUMENTS]
     packed["labels"] = torch.tensor([[label for row in labels for label in row]])
-    loss_sum, n_targets = causal_lm_loss(model, packed)
+    loss_sum = causal_lm_loss(model, packed)
 
-    alone = [
-        causal_lm_loss(model, {"input_ids": torch.tensor([ids]), "labels": torch.tensor([ids])})
-        for ids in DOCUMENTS
+    single = [
+        {"input_ids": torch.tensor([ids]), "labels": torch.tensor([ids])} for ids in DOCUMENTS
     ]
-    torch.testing.assert_close(loss_sum, sum(s for s, _ in alone), rtol=0, atol=1e-5)
-    assert int(n_targets) == sum(int(n) for _, n in alone)
+    alone = sum(causal_lm_loss(model, batch) for batch in single)
+    torch.testing.assert_close(loss_sum, alone, rtol=0, atol=1e-5)
+    assert count_targets(packed) == sum(map(count_targets, single))
 
 
 def test_without_restarting_positions_they_would(model):
@@ -61,21 +61,31 @@ def test_without_restarting_positions_they_would(model):
     labels = ids.clone()
     labels[0, [0, 4, 5]] = -100
     positions = torch.tensor([[i for ids in DOCUMENTS for i in range(len(ids))]])
-    apart, _ = causal_lm_loss(
-        model, {"input_ids": ids, "labels": labels, "position_ids": positions}
-    )
-    together, _ = causal_lm_loss(model, {"input_ids": ids, "labels": labels})
+    apart = causal_lm_loss(model, {"input_ids": ids, "labels": labels, "position_ids": positions})
+    together = causal_lm_loss(model, {"input_ids": ids, "labels": labels})
     assert abs(apart - together) > 1e-3
 
 
 def test_sum_is_fp32_under_autocast(model):
     ids = torch.tensor([DOCUMENTS[2]])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss_sum, _ = causal_lm_loss(model, {"input_ids": ids, "labels": ids})
+        loss_sum = causal_lm_loss(model, {"input_ids": ids, "labels": ids})
     assert loss_sum.dtype is torch.float32
 
 
 def test_all_masked_is_a_sum_of_zero_over_zero_targets(model):
     ids = torch.tensor([DOCUMENTS[0]])
     batch = {"input_ids": ids, "labels": torch.full_like(ids, -100)}
-    assert [float(value.detach()) for value in causal_lm_loss(model, batch)] == [0.0, 0.0]
+    assert (float(causal_lm_loss(model, batch).detach()), count_targets(batch)) == (0.0, 0)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_another_ignore_index(plain, model, monkeypatch):
+    """In both ways of computing the loss; a label of -100 would be out of the vocabulary."""
+    if not plain:
+        monkeypatch.setattr("gpt2ft.loss.plain_head", lambda model: None)
+    batch = CausalLMCollator(pad_token_id=END)([{"input_ids": ids} for ids in DOCUMENTS])
+    other = {**batch, "labels": batch["labels"].masked_fill(batch["labels"] == -100, -7)}
+    assert count_targets(other, ignore_index=-7) == count_targets(batch)
+    expected = causal_lm_loss(model, batch)
+    torch.testing.assert_close(causal_lm_loss(model, other, ignore_index=-7), expected)

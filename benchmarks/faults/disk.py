@@ -1,6 +1,7 @@
 """A disk that stops the process, fails, or forgets, at any one of a run's operations.
 
-`gpt2ft.system.durable` is the seam: every change to the disk is a call of one of its functions. Trials run
+`gpt2ft.system.durable` is the seam: every change to the disk is a call of one of its functions.
+Trials run
 in processes of their own, forked after one import; what a power failure leaves is worked out from
 the record of a run (as Pillai et al., 2014, "All File Systems Are Not Created Equal").
 """

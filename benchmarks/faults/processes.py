@@ -118,5 +118,5 @@ def _command(script, arguments, cwd, streams, env, prepare):
     if prepare is not None:
         prepare()
     if script == "gpt2ft":  # the installed command
-        cli.main()
+        sys.exit(cli.main())
     runpy.run_path(str(ROOT / script), run_name="__main__")

@@ -1,11 +1,10 @@
-"""Checkpoints: saved so that a crash at any instant leaves a good one, found, verified, loaded."""
+"""Checkpoints: saved so that a crash at any instant leaves a good one, and loaded again."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,9 +14,9 @@ from safetensors import SafetensorError
 
 from ..system import durable
 from . import snapshot
+from .folders import checkpoint_folders, checkpoint_paths, step_of
 from .manifest import (
     MANIFEST,
-    MODEL_FILES,
     CheckpointError,
     read_json,
     verify_checkpoint,
@@ -27,10 +26,9 @@ from .manifest import (
 if TYPE_CHECKING:
     from ..loop import TrainState
 
-NAME = re.compile(r"checkpoint-(\d+)")
 TEMPORARY, TRASH = ".saving-", ".trash-"
 STATE = "state.json"
-OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
+OPTIMIZER = "optimizer.safetensors"
 
 
 def save_checkpoint(
@@ -56,10 +54,7 @@ def save_checkpoint(
     try:
         _write_model(folder, state.model, tokenizer)
         durable.write_tensors(folder / OPTIMIZER, snapshot.optimizer_tensors(state))
-        rng_tensors, rng_values = snapshot.random_states()
-        durable.write_tensors(folder / RNG, rng_tensors)
-        values = {**snapshot.state_values(state), "random": rng_values}
-        durable.write(folder / STATE, json.dumps(values).encode())
+        durable.write(folder / STATE, json.dumps(snapshot.state_values(state)).encode())
         write_manifest(folder, state.step, run or {})
         if os.path.lexists(target):  # a damaged one of the same step, or a link
             durable.delete(trash)
@@ -116,7 +111,7 @@ def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
     """
     moved = []
     for path in checkpoint_paths(output_dir):
-        if _step_of(path) > step:
+        if step_of(path) > step:
             names = (path.with_name(f"{path.name}.aside-{n}") for n in itertools.count(1))
             target = next(name for name in names if not name.exists())
             durable.rename(path, target)
@@ -125,61 +120,11 @@ def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
     return moved
 
 
-def is_finished(output_dir: Path) -> bool:
-    """Whether the folder holds a finished model of ours."""
-    return all((output_dir / name).is_file() for name in (MANIFEST, *MODEL_FILES))
-
-
-def checkpoint_folders(output_dir: Path) -> list[Path]:
-    """Folders named as checkpoints, newest first; real folders only, no links."""
-    return [
-        path for path in checkpoint_paths(output_dir) if path.is_dir() and not path.is_symlink()
-    ]
-
-
-def checkpoint_paths(output_dir: Path) -> list[Path]:
-    """Whatever is named as a checkpoint, newest first."""
-    found = list(output_dir.iterdir()) if output_dir.is_dir() else []
-    return sorted((p for p in found if _step_of(p) >= 0), key=_step_of, reverse=True)
-
-
-def _step_of(path: Path) -> int:
-    """The step in the name of a checkpoint, -1 for any other name."""
-    match = NAME.fullmatch(path.name)
-    return int(match[1]) if match else -1
-
-
-def find_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]]:
-    """The newest valid checkpoint, None if there is none, and why newer ones were passed over.
-
-    Raises `CheckpointError` if there are some and none is valid: never a silent fresh start.
-    """
-    reasons = []
-    for path in checkpoint_paths(Path(output_dir)):
-        try:
-            verify_checkpoint(path)
-        except CheckpointError as error:
-            reasons.append(str(error))
-        else:
-            return path, reasons
-    if reasons:
-        raise CheckpointError(
-            f"no checkpoint in {output_dir} is valid: {'; '.join(reasons)}, "
-            "start anew with --overwrite_output_dir"
-        )
-    return None, []
-
-
-def recorded_run(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` was given as `run`."""
-    run: dict[str, Any] = read_json(path / MANIFEST).get("run", {})
-    return run
-
-
 def load_checkpoint(path: str | Path, state: TrainState) -> None:
-    """Bring the state to where the checkpoint was: weights, moments, counters, random states.
+    """Bring the state to where the checkpoint was: weights, moments, scaler, counters.
 
-    Take one that `find_checkpoint` returned, which verifies. Raises `CheckpointError` if it does
+    The state's seed becomes that of the checkpoint. Take one that `find_checkpoint` returned,
+    which verifies. Raises `CheckpointError` if it does
     not fit the model, optimizer or precision; the first five differences are named.
     """
     path, model = Path(path), cast(Any, state.model)
@@ -199,7 +144,6 @@ def load_checkpoint(path: str | Path, state: TrainState) -> None:
             raise ValueError(f"tensors are missing or extra: {', '.join(lost[:5])}")
         moments = safetensors.torch.load_file(path / OPTIMIZER)
         snapshot.restore(state, values, saved.state_dict(), moments)
-        snapshot.restore_random_states(safetensors.torch.load_file(path / RNG), values["random"])
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not fit this run, {error}") from error
 

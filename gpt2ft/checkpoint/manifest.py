@@ -8,16 +8,18 @@ import os
 import platform
 import stat
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from ..system import durable
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
+OLDER = (
+    "the run cannot go on from it, as that version drew dropout in another way; to train its model "
+    "further, start a new run with this folder as the model"
+)
 MODEL_FILES = ("config.json", "model.safetensors")
 MAX_JSON_BYTES = 64 << 20
 
@@ -43,8 +45,8 @@ def write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
         "run": dict(run),
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "torch": version("torch"),
+            "transformers": version("transformers"),
         },
         "files": {
             path.name: {"size": path.stat().st_size, "sha256": digest}
@@ -74,8 +76,10 @@ def verify_checkpoint(path: Path, *, reread: bool = True) -> dict[str, Any]:
         raise CheckpointError(f"{path} is a symbolic link, name the folder itself")
     manifest = read_json(path / MANIFEST)
     if (number := manifest.get("format")) != FORMAT:
-        newer = ", update gpt2ft" if isinstance(number, int) and number > FORMAT else ""
-        raise CheckpointError(f"{path} has format {number}, known is {FORMAT}{newer}")
+        advice = ""
+        if isinstance(number, int):
+            advice = ", update gpt2ft" if number > FORMAT else f", {OLDER}"
+        raise CheckpointError(f"{path} has format {number}, this version reads {FORMAT}{advice}")
     if sealed(manifest) != manifest:
         raise CheckpointError(f"{path / MANIFEST} is damaged, its sha256 is not the one recorded")
     files = manifest.get("files")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from ..loop import TrainState
 
-COUNTERS = ("step", "epoch", "batch", "tokens", "skipped_steps")
+COUNTERS = ("seed", "step", "batches", "tokens")
 
 
 def _parameter_names(optimizer: torch.optim.Optimizer) -> list[str]:
@@ -20,7 +18,7 @@ def _parameter_names(optimizer: torch.optim.Optimizer) -> list[str]:
     if not all("param_names" in group for group in groups):
         raise ValueError(
             "the optimizer's groups name no parameters, make it of model.named_parameters() or "
-            "optim.parameter_groups(model, weight_decay)"
+            "gpt2ft.parameter_groups(model, weight_decay)"
         )
     return [name for group in groups for name in group["param_names"]]
 
@@ -42,6 +40,7 @@ def state_values(state: TrainState) -> dict[str, Any]:
     groups = state.optimizer.state_dict()["param_groups"]
     return {
         **{name: getattr(state, name) for name in COUNTERS},
+        "skipped_steps": int(state.skipped_steps),
         "precision": state.precision.name,
         "scaler": state.scaler.state_dict(),
         "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in groups],
@@ -72,6 +71,7 @@ def restore(
     _check_moments(names, moments, dict(state.model.named_parameters()))
     groups = _groups(state.optimizer, values)
     scale, counters = values["scaler"], {name: values[name] for name in COUNTERS}
+    skipped_steps = torch.tensor(values["skipped_steps"])
 
     state.model.load_state_dict(weights)
     state.optimizer.load_state_dict({"state": _by_index(names, moments), "param_groups": groups})
@@ -79,6 +79,7 @@ def restore(
         state.scaler.load_state_dict(scale)
     for name, value in counters.items():
         setattr(state, name, value)
+    state.skipped_steps = skipped_steps
 
 
 def _check_moments(
@@ -133,25 +134,3 @@ def _check_same(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tenso
     if different:
         first = "; ".join(f"{n}: {form(saved, n)}, not {form(own, n)}" for n in different[:5])
         raise ValueError(f"tensors differ: {first}")
-
-
-def random_states() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """torch's states and numpy's as tensors, Python's and numpy's small change as JSON."""
-    tensors = {"torch": torch.get_rng_state()}
-    for index in range(torch.cuda.device_count()):
-        tensors[f"cuda{index}"] = torch.cuda.get_rng_state(index)
-    kind, keys, *rest = np.random.get_state(legacy=True)
-    tensors["numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
-    return tensors, {"numpy": [kind, *rest], "python": random.getstate()}
-
-
-def restore_random_states(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
-    """Put back what `random_states` read."""
-    torch.set_rng_state(tensors["torch"])
-    for index in range(torch.cuda.device_count()):
-        if f"cuda{index}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
-    kind, *rest = values["numpy"]
-    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), *rest))
-    version, words, gauss = values["python"]
-    random.setstate((version, tuple(words), gauss))

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..data.collate import IGNORED
-
 FP16_SCALE = 256.0  # what gradients of logits are multiplied by in fp16, as most are near 0
 
 
@@ -27,29 +25,37 @@ CUDA = Sizes(rows=2048, softmax_rows=2048, entries=1 << 20)
 
 
 def linear_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    ignore_index: int = -100,
 ) -> torch.Tensor:
     """Summed cross-entropy of `hidden (N, D) @ weight (V, D).T` with targets `(N,)`, in nats.
 
-    As `F.cross_entropy` of `F.linear` with targets of -100 ignored, in autocast's dtype, but some
-    rows at a time; the gradient is made at once where the logits are. The backward pass can be
-    called once.
+    The same as `F.cross_entropy` of `F.linear`, in autocast's dtype, but some rows at a time: the
+    gradient of a row is computed as soon as its logits are, which are then overwritten. The
+    backward pass can be called once.
     """
-    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)
+    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, ignore_index)
     return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        ignore_index: int,
     ) -> torch.Tensor:
         device = hidden.device.type
         dtype = hidden.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
-            return _forward(ctx, hidden.to(dtype), weight.to(dtype), targets)
+            return _forward(ctx, hidden.to(dtype), weight.to(dtype), targets, ignore_index)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -57,16 +63,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             raise RuntimeError("linear_cross_entropy: its backward pass can be called once")
         # Given away and not copied: that of the weight is as large as the model's largest one.
         gradients, ctx.gradients = ctx.gradients, None
-        return *(None if g is None else g.mul_(grad / ctx.scale) for g in gradients), None
+        return *(None if g is None else g.mul_(grad / ctx.scale) for g in gradients), None, None
 
 
 def _forward(
-    ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ctx: Any,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    ignore_index: int,
 ) -> torch.Tensor:
     """The loss; `ctx.gradients` are those of hidden and weight, fp32, times `ctx.scale`."""
     sizes = CPU if hidden.device.type == "cpu" else CUDA
     scale = FP16_SCALE if hidden.dtype is torch.float16 else 1.0
-    wants_hidden, wants_weight, _ = ctx.needs_input_grad
+    wants_hidden, wants_weight, *_ = ctx.needs_input_grad
     loss = hidden.new_zeros((), dtype=torch.float32)
     d_hidden = torch.empty_like(hidden, dtype=torch.float32) if wants_hidden else None
     d_weight = torch.empty_like(weight, dtype=torch.float32) if wants_weight else None
@@ -78,7 +88,7 @@ def _forward(
         for part, target in zip(
             logits.split(sizes.softmax_rows), targets[rows].split(sizes.softmax_rows), strict=True
         ):
-            loss += _losses(part, target, scale).sum()
+            loss += _losses(part, target, scale, ignore_index).sum()
         if d_hidden is not None:
             d_hidden[rows] = _product(logits, weight)
         if d_weight is None:
@@ -90,10 +100,12 @@ def _forward(
     return loss
 
 
-def _losses(logits: torch.Tensor, targets: torch.Tensor, scale: float) -> torch.Tensor:
+def _losses(
+    logits: torch.Tensor, targets: torch.Tensor, scale: float, ignore_index: int
+) -> torch.Tensor:
     """The loss of each row `(N,)`; its gradient times `scale` takes the place of the logits."""
-    labelled = (targets != IGNORED)[:, None]
-    targets = targets.clamp(min=0)[:, None]
+    labelled = (targets != ignore_index)[:, None]
+    targets = torch.where(labelled, targets[:, None], 0)
     exponents = logits.float()
     exponents -= exponents.amax(-1, keepdim=True)
     of_target = exponents.gather(-1, targets)

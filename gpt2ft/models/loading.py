@@ -1,11 +1,9 @@
-"""Model and tokenizer: loaded or made anew, and checked to fit each other."""
+"""Model and tokenizer: loaded from a folder or the hub, or made anew."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -13,13 +11,11 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ..system.hub import located
+from .built_in import located
 from .untrusted import check_model, check_tokenizer, drop_code, loading
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 8192
-
-_plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
 def load_tokenizer(name: str, *, revision: str = "main") -> Any:
@@ -34,7 +30,8 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=commit, trust_remote_code=False)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # made without any file
             raise ValueError("it has no vocabulary, name another --tokenizer_name")
-    tokenizer.init_kwargs.pop("auto_map", None)  # nor is it handed on with what is saved
+    # Nor is it handed on with what is saved.
+    getattr(tokenizer, "init_kwargs", {}).pop("auto_map", None)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -153,91 +150,3 @@ def _set_dropout(config: Any, dropout: float | None) -> None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if is_number and ("dropout" in name or name.endswith("pdrop")):
             setattr(config, name, dropout)
-
-
-def window(model: Any) -> int | None:
-    """Most tokens that the model can attend to; None if it has no limit, or names none."""
-    config: Any = getattr(model, "config", None)
-    if not hasattr(config, "get_text_config"):
-        return None
-    size = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(size) if size else None
-
-
-def check_fit(model: Any, tokenizer: Any, block_size: int) -> None:
-    """Raise `ValueError` if tokenizer and model do not fit, or `block_size` exceeds the window."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} entries, the model's embedding {rows}, "
-            "use the model's own tokenizer"
-        )
-    limit = window(model)
-    if limit is not None and block_size > limit:
-        raise ValueError(f"--block_size {block_size} is over the model's window, at most {limit}")
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise ValueError("a weight of the model is not finite, it is damaged, name another")
-    if not is_causal(model):
-        raise ValueError(
-            f"{type(model).__name__} sees the tokens it is to predict, use a model that is causal"
-        )
-    if block_size < 2:
-        raise ValueError(f"--block_size {block_size} leaves nothing to predict, at least 2")
-
-
-def keeps_documents_apart(model: Any) -> bool:
-    """Whether the model attends within documents where `position_ids` restart: most do, not all.
-
-    Tried on two documents in one row: the second must give the logits it gives alone. Some take
-    positions from the attention mask (OPT), have none (BLOOM), or remember (Mamba).
-    """
-    with _looking(model):
-        ids = torch.tensor([[1, 2, 2, 1]], device=model.device)
-        positions = torch.tensor([[0, 1, 0, 1]], device=model.device)
-        packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits
-        alone = model(input_ids=ids[:, 2:], use_cache=False).logits
-    return bool(torch.allclose(packed[:, 2:], alone, rtol=1e-3, atol=1e-4))
-
-
-def is_causal(model: Any) -> bool:
-    """Whether no token sees those behind it; `AutoModelForCausalLM` also loads BERT, which does."""
-    with _looking(model):
-        ids = torch.tensor([[1, 2, 2, 1], [1, 2, 2, 2]], device=model.device)
-        one, other = model(input_ids=ids, use_cache=False).logits[:, :3]
-    # Relative to all of them: those of a new model are small. Causal ones differ by nothing at all.
-    return bool((one - other).norm() <= 1e-5 * one.norm())
-
-
-def plain_head(model: Any) -> torch.Tensor | None:
-    """The weight `(V, D)` of the model's head, if its logits are the hidden states times that.
-
-    None for a head with a bias or a hook, and where something else is done to the logits (Gemma
-    caps them, Cohere scales them): that is tried, once for a model.
-    """
-    if not isinstance(model, transformers.PreTrainedModel):
-        return None
-    head = model.get_output_embeddings()
-    hooks = (model._forward_hooks, model._forward_pre_hooks)
-    if type(head) is not torch.nn.Linear or head.bias is not None or any(hooks):
-        return None
-    if head._forward_hooks or head._forward_pre_hooks:
-        return None
-    if model not in _plain:
-        with _looking(model):
-            ids = torch.tensor([[1, 2, 3]], device=model.device)
-            hidden = model.base_model(input_ids=ids, use_cache=False)[0]
-            logits = model(input_ids=ids, use_cache=False).logits
-            _plain[model] = torch.allclose(head(hidden), logits, rtol=1e-3, atol=1e-4)
-    return head.weight if _plain[model] else None
-
-
-@contextlib.contextmanager
-def _looking(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode comes back after."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)

@@ -10,14 +10,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from gpt2ft import load_model, load_tokenizer, new_model
-from gpt2ft.models.loading import (
-    check_fit,
-    keeps_documents_apart,
-    parse_overrides,
-    train_tokenizer,
-    window,
-)
-from gpt2ft.system.hub import ASSETS, BUILT_IN_MODEL, HubUnavailableError
+from gpt2ft.models.built_in import BUILT_IN_FOLDER, BUILT_IN_MODEL
+from gpt2ft.models.loading import parse_overrides, train_tokenizer
+from gpt2ft.models.probe import check_fit, window
+from gpt2ft.system.hub import HubUnavailableError
 
 
 def test_loads_a_folder_in_fp32(model_folder, make_model):
@@ -151,46 +147,7 @@ def test_a_trained_tokenizer_is_byte_level_and_lossless():
     assert len(bpe("the cat sat")["input_ids"]) < len("the cat sat")
 
 
-def test_the_window(make_model, make_llama, tokenizer):
-    assert window(make_model(n_positions=48)) == 48
-    assert window(make_llama()) == 64
-    assert (
-        window(
-            new_model("bloom", tokenizer=tokenizer, overrides="n_layer=1,hidden_size=8,n_head=1")
-        )
-        is None
-    )
-
-
-def test_which_models_keep_packed_documents_apart(make_model, make_llama, tokenizer):
-    assert keeps_documents_apart(make_model()) and keeps_documents_apart(make_llama())
-    bloom = new_model("bloom", tokenizer=tokenizer, overrides="n_layer=1,hidden_size=8,n_head=1")
-    mamba = new_model("mamba", tokenizer=tokenizer, overrides="num_hidden_layers=1,hidden_size=8")
-    assert not keeps_documents_apart(bloom) and not keeps_documents_apart(mamba)
-    model = make_model(dropout=0.5).train()
-    assert keeps_documents_apart(model) and model.training
-
-
-def test_what_does_not_fit(make_model, tokenizer):
-    model = make_model(n_positions=48)
-    check_fit(model, tokenizer, 48)
-    with pytest.raises(ValueError, match="block_size 49 is over the model's window, at most 48"):
-        check_fit(model, tokenizer, 49)
-    with pytest.raises(ValueError, match="at least 2"):
-        check_fit(model, tokenizer, 1)
-    bert = new_model(
-        "bert",
-        tokenizer=tokenizer,
-        overrides="num_hidden_layers=1,hidden_size=8,num_attention_heads=1,intermediate_size=8",
-    )
-    with pytest.raises(ValueError, match="BertLMHeadModel sees the tokens it is to predict"):
-        check_fit(bert, tokenizer, 48)
-    model.resize_token_embeddings(100)
-    with pytest.raises(ValueError, match="has 257 entries, the model's embedding 100"):
-        check_fit(model, tokenizer, 48)
-
-
-CARD = (ASSETS / BUILT_IN_MODEL / "README.md").read_text(encoding="utf-8")
+CARD = (BUILT_IN_FOLDER / "README.md").read_text(encoding="utf-8")
 SENTENCES = (
     "It was a fine morning, and they went for a walk.",
     "She could not bear to think of it any longer.",
@@ -200,7 +157,7 @@ SENTENCES = (
 
 
 def test_the_built_in_model_is_what_its_card_says():
-    folder = ASSETS / BUILT_IN_MODEL
+    folder = BUILT_IN_FOLDER
     weights = folder / "model.safetensors"
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in CARD
     assert {x.dtype for x in load_file(weights).values()} == {torch.bfloat16}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import runpy
 from pathlib import Path
 
@@ -59,13 +60,13 @@ def test_label_smoothing(run, model, monkeypatch):
     loss_of = runpy.run_path(str(EXAMPLES / "label_smoothing.py"))["smoothed_loss"]
     rows = [{"input_ids": [5, 6, 7, 8]}, {"input_ids": [9, 10]}]
     batch = gpt2ft.CausalLMCollator(0)(rows)
-    loss, n_targets = loss_of(model, batch)
+    loss = loss_of(model, batch)
     mask = (batch["labels"] != -100).long()
     logits = model(batch["input_ids"], attention_mask=mask).logits
     pieces = [logits[0, :3], logits[1, :1]]
     targets = torch.tensor([6, 7, 8, 10])
     expected = torch.nn.functional.cross_entropy(torch.cat(pieces), targets, label_smoothing=0.1)
-    torch.testing.assert_close(loss / n_targets, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss / 4, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_distillation(run, tmp_path):
@@ -136,3 +137,41 @@ def test_completions(run, tokenizer):
         8 * per_sample,
         2 * per_sample,
     }
+
+
+def test_preferences(run, model_folder, tmp_path):
+    """The loss is that of the paper, of each pair; what was chosen gains on what was rejected."""
+    records = [
+        {"prompt": "is it so? ", "chosen": f"yes, {n} times", "rejected": f"no, not {n}"}
+        for n in range(10)
+    ]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    first, *_, last = run("preferences", 40, text="pairs.jsonl")
+    assert number_after("loss", last) < number_after("loss", first) < 0.7
+    assert {number_after("over", line) for line in (first, last)} <= {4, 2}
+
+    def log_probability(model, record, kind):
+        prompt, answer = (tokenizer(record[n])["input_ids"] for n in ("prompt", kind))
+        ids = torch.tensor([[*prompt, *answer, tokenizer.eos_token_id]])
+        each = model(ids).logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])
+        return float(each[len(prompt) - 1 :].sum())
+
+    tokenizer = gpt2ft.load_tokenizer(str(model_folder))
+    before = gpt2ft.load_model(str(model_folder))
+    after = gpt2ft.load_model("gpt2-finetuned-preferences")
+    expected = []
+    with torch.no_grad():
+        for record in records:
+            gained = [
+                log_probability(after, record, kind) - log_probability(before, record, kind)
+                for kind in ("chosen", "rejected")
+            ]
+            assert gained[0] > gained[1]
+            expected.append(math.log1p(math.exp(-0.1 * (gained[0] - gained[1]))))
+    example = runpy.run_path(str(EXAMPLES / "preferences.py"))
+    data, loss_fn = example["Pairs"](records, tokenizer), example["preference_loss"](before)
+    count_fn = lambda batch: len(batch["input_ids"]) // 2  # noqa: E731
+    fp32 = gpt2ft.resolve_precision("fp32", torch.device("cpu"))
+    found = gpt2ft.evaluate(after, data, precision=fp32, loss_fn=loss_fn, count_fn=count_fn)
+    assert found.n_targets == 10
+    assert found.loss == pytest.approx(sum(expected) / 10, rel=1e-4)

@@ -1,0 +1,65 @@
+"""The folders of a run's checkpoints: how they are named, found, and told to be finished.
+
+Loads no torch: the command line looks for finished runs, too.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from .manifest import MANIFEST, MODEL_FILES, CheckpointError, read_json, verify_checkpoint
+
+NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoint_paths(output_dir: Path) -> list[Path]:
+    """Whatever is named as a checkpoint, newest first."""
+    found = list(output_dir.iterdir()) if output_dir.is_dir() else []
+    return sorted((p for p in found if step_of(p) >= 0), key=step_of, reverse=True)
+
+
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """Folders named as checkpoints, newest first; real folders only, no links."""
+    return [
+        path for path in checkpoint_paths(output_dir) if path.is_dir() and not path.is_symlink()
+    ]
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint, -1 for any other name."""
+    match = NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def find_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]]:
+    """The newest valid checkpoint, None if there is none, and why newer ones were passed over.
+
+    Raises `CheckpointError` if there are some and none is valid: never a silent fresh start.
+    """
+    reasons = []
+    for path in checkpoint_paths(Path(output_dir)):
+        try:
+            verify_checkpoint(path)
+        except CheckpointError as error:
+            reasons.append(str(error))
+        else:
+            return path, reasons
+    if reasons:
+        raise CheckpointError(
+            f"no checkpoint in {output_dir} can be resumed: {'; '.join(reasons)}, "
+            "start anew in another --output_dir"
+        )
+    return None, []
+
+
+def recorded_run(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` was given as `run`."""
+    run: dict[str, Any] = read_json(path / MANIFEST).get("run", {})
+    return run
+
+
+def is_finished(output_dir: Path) -> bool:
+    """Whether the folder holds a finished model of ours."""
+    return all((output_dir / name).is_file() for name in (MANIFEST, *MODEL_FILES))

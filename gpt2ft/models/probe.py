@@ -1,0 +1,100 @@
+"""What is found out about a model by trying it, and whether a tokenizer fits it."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import transformers
+
+from ..guards import undisturbed
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")  # torch has no public way to ask for them
+
+_plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+
+
+def window(model: Any) -> int | None:
+    """Most tokens that the model can attend to; None if it has no limit, or names none."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config"):
+        return None
+    size = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(size) if size else None
+
+
+def attention_implementation(config: Any) -> str | None:
+    """Name of the attention that a configuration chooses; None if that cannot be known."""
+    return getattr(config, "_attn_implementation", None)
+
+
+def check_fit(model: Any, tokenizer: Any, block_size: int) -> None:
+    """Raise `ValueError` if tokenizer and model do not fit, or `block_size` exceeds the window."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} entries, the model's embedding {rows}, "
+            "use the model's own tokenizer"
+        )
+    limit = window(model)
+    if limit is not None and block_size > limit:
+        raise ValueError(f"--block_size {block_size} is over the model's window, at most {limit}")
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise ValueError("a weight of the model is not finite, it is damaged, name another")
+    if not is_causal(model):
+        raise ValueError(
+            f"{type(model).__name__} sees the tokens it is to predict, use a model that is causal"
+        )
+    if block_size < 2:
+        raise ValueError(f"--block_size {block_size} leaves nothing to predict, at least 2")
+
+
+def keeps_documents_apart(model: Any) -> bool:
+    """Whether the model attends within documents where `position_ids` restart: most do, not all.
+
+    Tried on two documents in one row: the second must give the logits it gives alone. Some take
+    positions from the attention mask (OPT), have none (BLOOM), or remember (Mamba).
+    """
+    with undisturbed(model):
+        ids = torch.tensor([[1, 2, 2, 1]], device=model.device)
+        positions = torch.tensor([[0, 1, 0, 1]], device=model.device)
+        packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        alone = model(input_ids=ids[:, 2:], use_cache=False).logits
+    return bool(torch.allclose(packed[:, 2:], alone, rtol=1e-3, atol=1e-4))
+
+
+def is_causal(model: Any) -> bool:
+    """Whether no token sees those behind it; `AutoModelForCausalLM` also loads BERT, which does."""
+    with undisturbed(model):
+        ids = torch.tensor([[1, 2, 2, 1], [1, 2, 2, 2]], device=model.device)
+        one, other = model(input_ids=ids, use_cache=False).logits[:, :3]
+    # Relative to all of them: those of a new model are small. Causal ones differ by nothing at all.
+    return bool((one - other).norm() <= 1e-5 * one.norm())
+
+
+def plain_head(model: Any) -> torch.Tensor | None:
+    """The weight `(V, D)` of the model's head, if its logits are the hidden states times that.
+
+    None for a head with a bias or a hook, and where something else is done to the logits (Gemma
+    caps them, Cohere scales them): that is tried, once for a model.
+    """
+    if not isinstance(model, transformers.PreTrainedModel):
+        return None
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.bias is not None:
+        return None
+    if _is_hooked(model) or _is_hooked(head):
+        return None
+    if model not in _plain:
+        with undisturbed(model):
+            ids = torch.tensor([[1, 2, 3]], device=model.device)
+            hidden = model.base_model(input_ids=ids, use_cache=False)[0]
+            logits = model(input_ids=ids, use_cache=False).logits
+            _plain[model] = torch.allclose(head(hidden), logits, rtol=1e-3, atol=1e-4)
+    return head.weight if _plain[model] else None
+
+
+def _is_hooked(module: torch.nn.Module) -> bool:
+    """Whether a forward hook is registered on the module; True where that cannot be known."""
+    return any(getattr(module, name, True) for name in HOOKS)
