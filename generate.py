@@ -2,7 +2,7 @@
 
 import sys
 
-from gpt2ft.cli.main import generate_main
+from gpt2ft.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(generate_main())
+    sys.exit(main(["generate", *sys.argv[1:]]))

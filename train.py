@@ -2,7 +2,7 @@
 
 import sys
 
-from gpt2ft.cli.main import train_main
+from gpt2ft.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(train_main())
+    sys.exit(main(["train", *sys.argv[1:]]))

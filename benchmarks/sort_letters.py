@@ -10,7 +10,7 @@ import itertools
 import sys
 import time
 
-from gpt2ft import generate, load_model, load_tokenizer
+from gpt2ft import Sampling, generate, load_model, load_tokenizer
 from gpt2ft.system.terminal import silence_libraries
 
 
@@ -19,8 +19,8 @@ def main() -> int:
     model, tokenizer = load_model(sys.argv[1]), load_tokenizer(sys.argv[1])
     words = ["".join(letters) for letters in itertools.product("ABC", repeat=6)]
     start = time.perf_counter()
-    settings = {"batch_size": len(words), "max_new_tokens": 6, "do_sample": False}
-    answers = list(generate(model, tokenizer, words, **settings))
+    sampling = Sampling(max_new_tokens=6, do_sample=False)
+    answers = list(generate(model, tokenizer, words, sampling, batch_size=len(words)))
     seconds = time.perf_counter() - start
     right = sum(answer.text == "".join(sorted(answer.prompt)) for answer in answers)
     print(f"{right} of {len(words)} sorted, in {seconds:.1f} s")

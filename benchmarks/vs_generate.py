@@ -22,8 +22,8 @@ from typing import Any
 import torch
 import transformers
 
-from gpt2ft.cli.generate import prepare
-from gpt2ft.generation.sampling import generate_tokens
+from gpt2ft import Sampling, generate_tokens, keep_freed_memory
+from gpt2ft.generation.ready_model import make_ready
 from gpt2ft.precision import resolve_precision
 
 PROMPT, NEW, REPEATS = 16, 100, 3
@@ -43,13 +43,13 @@ def prompts(batch: int) -> torch.Tensor:
 
 def ours(batch: int, precision: str) -> Any:
     resolved = resolve_precision(precision, torch.device("cpu"))
-    model = prepare(new_model(), resolved)
+    model = make_ready(new_model(), resolved)
+    keep_freed_memory()
     ids = prompts(batch).tolist()
 
     def once() -> int:
-        steps = generate_tokens(
-            model, ids, max_new_tokens=NEW, top_k=50, top_p=0.95, seeds=range(batch)
-        )
+        sampling = Sampling(max_new_tokens=NEW, temperature=1.0, top_k=50, top_p=0.95)
+        steps = generate_tokens(model, ids, sampling, seeds=range(batch))
         return sum(len(step.tokens) for step in steps)
 
     return once

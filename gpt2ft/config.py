@@ -1,47 +1,56 @@
-"""The two configurations: the default of every flag, once; a field's docstring is its help."""
+"""The configurations: the default of every flag, once; a field's docstring is its help.
+
+What else a flag means stands at its field, see `settings.setting`.
+"""
 
 from __future__ import annotations
 
-import math
-import operator
-import typing
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from .settings import check_bounds, check_utf8, setting
 
 
 @dataclass
 class TrainConfig:
     """One fine-tuning run, from corpus to finished model."""
 
-    model_name_or_path: str | None = "gpt2"
+    model_name_or_path: str | None = setting(
+        "gpt2", path=True, rules_out_fallback=True, one_of="model"
+    )
     """Model to fine-tune: a name on the Hugging Face hub, a folder, or gpt2-mini (built in)."""
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub."""
-    model_type: str | None = None
+    model_type: str | None = setting(None, rules_out_fallback=True, one_of="model")
     """Train a new model of this type (gpt2, llama, ...) instead of loading one."""
-    config_overrides: str | None = None
+    config_overrides: str | None = setting(None, rules_out_fallback=True)
     """Sizes of the new model: n_layer=4,n_embd=192,..."""
-    tokenizer_name: str | None = None
+    tokenizer_name: str | None = setting(None, path=True, rules_out_fallback=True)
     """Tokenizer; default: the model's own. A new model without one gets a byte-level BPE trained on
     the corpus, of vocab_size entries (config_overrides), 8192 if not given."""
     dropout: float | None = None
     """Set every dropout probability of the model to this."""
 
-    dataset_name: str | None = None
+    dataset_name: str | None = setting(
+        None, may_change=True, path=True, rules_out_fallback=True, one_of="corpus"
+    )
     """Data set: a name on the Hugging Face hub, a folder of that form, or python-reference (built
     in)."""
-    dataset_config_name: str | None = None
+    dataset_config_name: str | None = setting(None, may_change=True, rules_out_fallback=True)
     """Configuration of the data set."""
-    dataset_split: str = "train"
+    dataset_split: str = setting("train", may_change=True, rules_out_fallback=True)
     """Split to train on, slices allowed: train[:50%]."""
-    train_file: list[str] = field(default_factory=list)
+    train_file: list[str] = setting(
+        list, may_change=True, path=True, rules_out_fallback=True, one_of="corpus"
+    )
     """Files or globs to train on: .txt, .jsonl, .json, .csv, .parquet; any other is read as UTF-8
     text."""
-    validation_file: list[str] = field(default_factory=list)
+    validation_file: list[str] = setting(list, may_change=True, path=True)
     """Files or globs to evaluate on."""
-    validation_split_percentage: float = 5.0
+    validation_split_percentage: float = setting(5.0, may_change=True)
     """Percent of the corpus held out where there is no validation split or file; 0: none."""
-    text_column: str | None = None
+    text_column: str | None = setting(None, may_change=True)
     """Column that holds the text; default: text, else the only column of strings."""
     block_size: int | None = None
     """Tokens per block or row; default: the model's window, at most 512."""
@@ -51,30 +60,32 @@ class TrainConfig:
     row_separator: Literal["eos", "none"] = "eos"
     """What ends a document or row: the end-of-text token, or nothing where rows are lines of one
     text."""
-    max_train_samples: int | None = None
+    max_train_samples: int | None = setting(None, may_change=True)
     """Train on at most this many blocks or rows, the first ones."""
-    max_eval_samples: int | None = None
+    max_eval_samples: int | None = setting(None, may_change=True)
     """Evaluate on at most this many blocks or rows, the first ones."""
-    preprocessing_num_workers: int | None = None
+    preprocessing_num_workers: int | None = setting(None, may_change=True)
     """Processes that tokenize; default: one process, many threads."""
 
-    output_dir: str = "./gpt2-finetuned"
+    output_dir: str = setting("./gpt2-finetuned", may_change=True)
     """Folder of the checkpoints and the finished model."""
-    overwrite_output_dir: bool = False
+    overwrite_output_dir: bool = setting(False, of_command=True)
     """Delete the run that output_dir holds, and start anew."""
-    resume: str | None = None
+    resume: str | None = setting(
+        None, of_command=True, rules_out_fallback=True, value_if_bare="auto"
+    )
     """Go on from the newest valid checkpoint in output_dir, or from the one named."""
 
     per_device_train_batch_size: int = 8
     """Samples per micro-batch."""
-    per_device_eval_batch_size: int = 8
+    per_device_eval_batch_size: int = setting(8, may_change=True)
     """Samples per evaluation batch."""
     gradient_accumulation_steps: int = 1
     """Micro-batches per optimizer step."""
-    num_train_epochs: float = 1.0
+    num_train_epochs: float = setting(1.0, may_change=True)
     """Passes over the corpus. May grow when resuming: the learning rate then follows the schedule
     of the longer run from there on."""
-    max_steps: int | None = None
+    max_steps: int | None = setting(None, may_change=True)
     """Optimizer steps, instead of num_train_epochs. May grow when resuming, as that may."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
@@ -96,10 +107,9 @@ class TrainConfig:
     """Warm-up as a fraction of all steps, used where warmup_steps is 0."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: fp16 on CUDA, bf16 on a CPU that multiplies it in hardware, else fp32."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    """When loss or gradient is not finite, and it is no overflow that the gradient scaler deals
-    with: stop before the update, or skip the update and go on (the tenth in a row
-    stops it)."""
+    on_nonfinite: Literal["stop", "skip"] = setting("stop", may_change=True)
+    """What to do when loss or gradient is not finite: stop before the update, or skip the update
+    and go on. An overflow in fp16 is always skipped. Ten skipped updates in a row stop the run."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     torch_compile: bool = False
@@ -107,18 +117,18 @@ class TrainConfig:
     CPU, where it gains nothing. Evaluations and samples are not compiled."""
     seed: int = 42
     """Seed of the order of the data, dropout and new weights."""
-    device: str = "auto"
+    device: str = setting("auto", may_change=True)
     """cpu, cuda, cuda:1, mps; auto: CUDA, else MPS, else the CPU."""
 
-    logging_steps: int = 100
+    logging_steps: int = setting(100, may_change=True)
     """Optimizer steps between log lines."""
-    eval_steps: int | None = None
+    eval_steps: int | None = setting(None, may_change=True)
     """Optimizer steps between further evaluations, besides those before and after the run."""
-    save_steps: int = 500
+    save_steps: int = setting(500, may_change=True)
     """Optimizer steps between checkpoints."""
-    save_total_limit: int = 2
+    save_total_limit: int = setting(2, may_change=True)
     """Checkpoints kept, at least 2."""
-    debug: bool = False
+    debug: bool = setting(False, of_command=True)
     """Show the traceback of an error."""
 
     @property
@@ -136,54 +146,31 @@ class TrainConfig:
             raise ValueError("--config_overrides is for a new model, add --model_type")
         if self.resume and self.overwrite_output_dir:
             raise ValueError("--resume and --overwrite_output_dir exclude each other, give one")
-        _check(self, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
-        _check(self, "gradient_accumulation_steps", "logging_steps", "save_steps", at_least=1)
-        _check(self, "max_steps", "eval_steps", "max_train_samples", at_least=1)
-        _check(self, "max_eval_samples", at_least=1)
-        _check(self, "preprocessing_num_workers", at_least=1, at_most=1024)
-        _check(self, "block_size", "save_total_limit", at_least=2)
-        _check(self, "num_train_epochs", above=0, at_most=10**6)
-        _check(self, "max_grad_norm", above=0)  # inf: never cut
-        _check(self, "adam_epsilon", at_least=1e-30, at_most=1)  # in fp32 1e-46 is 0, and 0/0 NaN
-        _check(self, "learning_rate", "weight_decay", at_least=0, at_most=1000)
-        _check(self, "warmup_steps", at_least=0)
-        _check(self, "validation_split_percentage", at_least=0, below=100)
-        _check(self, "adam_beta1", "adam_beta2", "dropout", "warmup_ratio", at_least=0, below=1)
-        _check(self, "seed", at_least=0, below=2**63)
+        check_bounds(self, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
+        check_bounds(self, "gradient_accumulation_steps", "logging_steps", "save_steps", at_least=1)
+        check_bounds(self, "max_steps", "eval_steps", "max_train_samples", at_least=1)
+        check_bounds(self, "max_eval_samples", at_least=1)
+        check_bounds(self, "preprocessing_num_workers", at_least=1, at_most=1024)
+        check_bounds(self, "block_size", "save_total_limit", at_least=2)
+        check_bounds(self, "num_train_epochs", above=0, at_most=10**6)
+        check_bounds(self, "max_grad_norm", above=0)  # inf: never cut
+        # Smaller than 1e-45 is 0 in fp32, and AdamW would divide 0 by 0.
+        check_bounds(self, "adam_epsilon", at_least=1e-30, at_most=1)
+        check_bounds(self, "learning_rate", "weight_decay", at_least=0, at_most=1000)
+        check_bounds(self, "warmup_steps", at_least=0)
+        check_bounds(self, "validation_split_percentage", at_least=0, below=100)
+        check_bounds(self, "adam_beta1", "adam_beta2", at_least=0, below=1)
+        check_bounds(self, "dropout", "warmup_ratio", at_least=0, below=1)
+        check_bounds(self, "seed", at_least=0, below=2**63)
 
 
-SAMPLING = (
-    *("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"),
-    *("repetition_penalty", "no_repeat_ngram_size", "bad_words", "stop_strings"),
-)
-"""Of the fields of `GenerateConfig`, those that `gpt2ft.generate` takes by the same name."""
+@dataclass(frozen=True)
+class Sampling:
+    """How the next tokens of a text are chosen, and when it ends."""
 
-
-@dataclass
-class GenerateConfig:
-    """How to generate text from a model."""
-
-    model_name_or_path: str | None = None
-    """Model: a folder, a name on the hub, or gpt2-mini (built in); default: the newest finished run
-    in gpt2-finetuned, gpt2-finetuned-wikitext2 and gpt2-finetuned-quickstart."""
-    model_revision: str = "main"
-    """Branch, tag or commit of the model on the hub."""
-    interactive: bool = False
-    """Ask for prompts in the terminal."""
-    prompt: list[str] = field(default_factory=list)
-    """Text to continue, may be repeated; an empty one starts from the end-of-text token."""
-    prompt_file: str | None = None
-    """File with one prompt a line, or .jsonl with {"prompt": "...", "seed": 1}."""
-    batch_size: int = 8
-    """Texts to generate at a time, from --prompt_file or with --num_return_sequences."""
-    num_return_sequences: int = 1
-    """Texts for each prompt, with the seed, the seed + 1, and so on."""
-    json: bool = False
-    """Write a line of JSON for each text: prompt, text, tokens, seed, log_probability (natural
-    logarithm, by the model without filters) and stop_reason."""
     max_new_tokens: int = 100
     """Tokens to generate, fewer if the text ends."""
-    do_sample: bool = True
+    do_sample: bool = setting(True, off_flag="--greedy")
     """Draw at random; --greedy: always take the most probable token."""
     temperature: float = 0.8
     """Below 1 sharpens the distribution, above flattens it; 0: greedy."""
@@ -198,11 +185,49 @@ class GenerateConfig:
     repetition_penalty: float = 1.0
     """Above 1: tokens already in the text become less probable."""
     no_repeat_ngram_size: int = 0
-    """So many tokens in a row never stand twice in a text, prompt included; 0: they may."""
-    bad_words: list[str] = field(default_factory=list)
+    """No sequence of this many tokens occurs twice in a text, prompt included; 0: it may."""
+    bad_words: tuple[str, ...] = ()
     """Words never to write, alone or after a space."""
-    stop_strings: list[str] = field(default_factory=list)
+    stop_strings: tuple[str, ...] = ()
     """A text ends before any of these."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` with what is wrong, the value and what to do."""
+        for name in ("bad_words", "stop_strings"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, give a sequence of strings")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_bounds(self, "max_new_tokens", at_least=1, at_most=10**7)
+        check_bounds(self, "temperature", at_least=0, at_most=1000)
+        check_bounds(self, "top_k", "no_repeat_ngram_size", at_least=0)
+        check_bounds(self, "top_p", "typical_p", above=0, at_most=1)
+        check_bounds(self, "min_p", at_least=0, at_most=1)
+        check_bounds(self, "repetition_penalty", at_least=0.001, at_most=1000)
+        check_utf8(self, "bad_words", "stop_strings")
+
+
+@dataclass(frozen=True)
+class GenerateConfig(Sampling):
+    """How to generate text from a model."""
+
+    model_name_or_path: str | None = None
+    """Model: a folder, a name on the hub, or gpt2-mini (built in); default: the newest finished run
+    in gpt2-finetuned, gpt2-finetuned-wikitext2 and gpt2-finetuned-quickstart."""
+    model_revision: str = "main"
+    """Branch, tag or commit of the model on the hub."""
+    interactive: bool = setting(False, flag="-i")
+    """Ask for prompts in the terminal."""
+    prompt: tuple[str, ...] = setting((), flag="-p")
+    """Text to continue, may be repeated; an empty one starts from the end-of-text token."""
+    prompt_file: str | None = None
+    """File with one prompt a line, or .jsonl with {"prompt": "...", "seed": 1}."""
+    batch_size: int = 8
+    """Texts to generate at a time, from --prompt_file or with --num_return_sequences."""
+    num_return_sequences: int = 1
+    """Texts for each prompt, with the seed, the seed + 1, and so on."""
+    json: bool = False
+    """Write a line of JSON for each text: prompt, text, tokens, seed, log_probability (natural
+    logarithm, by the model without filters) and stop_reason."""
     seed: int | None = None
     """The same seed gives the same text; default: a new one each time."""
     device: str = "auto"
@@ -214,65 +239,28 @@ class GenerateConfig:
     debug: bool = False
     """Show the traceback of an error."""
 
-    def sampling(self) -> dict[str, Any]:
-        """How to sample, as `gpt2ft.generate` takes it."""
-        return {name: getattr(self, name) for name in SAMPLING}
+    @property
+    def sampling(self) -> Sampling:
+        """The part of it that says how to choose tokens."""
+        fields = dataclasses.fields(Sampling)
+        return Sampling(**{field.name: getattr(self, field.name) for field in fields})
 
-    def validate(self) -> None:
+    def __post_init__(self) -> None:
         """Raise `ValueError` with what is wrong, the value and what to do."""
-        _check(self, "max_new_tokens", at_least=1, at_most=10**7)
-        _check(self, "temperature", at_least=0, at_most=1000)
-        _check(self, "batch_size", "num_return_sequences", at_least=1, at_most=10**6)
-        _check(self, "top_k", "no_repeat_ngram_size", at_least=0)
-        _check(self, "top_p", "typical_p", above=0, at_most=1)
-        _check(self, "min_p", at_least=0, at_most=1)
-        _check(self, "repetition_penalty", at_least=0.001, at_most=1000)
-        _check(self, "seed", at_least=0, below=2**63)
+        super().__post_init__()
+        object.__setattr__(self, "prompt", tuple(self.prompt))
+        check_bounds(self, "batch_size", "num_return_sequences", at_least=1, at_most=10**6)
+        check_bounds(self, "seed", at_least=0, below=2**63)
+        check_utf8(self, "prompt")
         if not (self.interactive or self.prompt or self.prompt_file):
             raise ValueError("nothing to continue, give -i, -p TEXT or --prompt_file FILE")
         if self.interactive and (self.json or self.num_return_sequences > 1):
             name = "json" if self.json else "num_return_sequences"
-            raise ValueError(f"--{name} is for --prompt and --prompt_file, leave it or -i")
+            raise ValueError(
+                f"--{name} cannot be combined with -i, use it with --prompt or --prompt_file"
+            )
         if self.num_return_sequences > 1 and not (self.do_sample and self.temperature):
             raise ValueError(
-                f"--num_return_sequences {self.num_return_sequences} of a greedy text are the same "
-                "text, leave it or --greedy"
+                f"--num_return_sequences {self.num_return_sequences} would give the same text each "
+                "time, as greedy generation draws nothing: leave out one of the two"
             )
-        for name in ("prompt", "bad_words", "stop_strings"):
-            for text in getattr(self, name):
-                try:
-                    text.encode()
-                except UnicodeEncodeError as error:
-                    raise ValueError(f"--{name} {text!r} is not UTF-8, convert it") from error
-
-
-def _check(
-    config: TrainConfig | GenerateConfig,
-    *names: str,
-    at_least: float = -math.inf,
-    above: float = -math.inf,
-    at_most: float = math.inf,
-    below: float = math.inf,
-) -> None:
-    """Raise `ValueError` unless every field named is None or within the bounds; NaN never is."""
-    bounds = (
-        (operator.ge, ">=", at_least),
-        (operator.gt, ">", above),
-        (operator.le, "<=", at_most),
-        (operator.lt, "<", below),
-    )
-    for name in names:
-        value = getattr(config, name)
-        for holds, sign, bound in bounds:
-            if math.isfinite(bound) and value is not None and not holds(value, bound):
-                raise ValueError(f"--{name} is {value}, give a number {sign} {bound}")
-
-
-def field_types(kind: type[Any]) -> dict[str, tuple[Any, bool]]:
-    """Type of each field, and whether None is allowed: `{"seed": (int, False), ...}`."""
-    types = {}
-    for name, hint in typing.get_type_hints(kind).items():
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        optional = type(None) in typing.get_args(hint)
-        types[name] = (options[0] if optional else hint, optional)
-    return types

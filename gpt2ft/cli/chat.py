@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from ..config import SAMPLING, GenerateConfig
-from ..generation.kv_cache import Contexts, Prefix
+from ..config import GenerateConfig, Sampling
+from ..generation.kv_cache import Contexts
+from ..generation.ready_model import ReadyModel
 from ..generation.text import (
     Continuation,
     TextDecoder,
@@ -32,18 +33,8 @@ from .flags import typed_value
 from .line_input import line_input, read_text
 
 GREETING = "Type the beginning of a text. Ctrl-C stops a text, Ctrl-D leaves, /help lists commands."
-SETTINGS = (*SAMPLING, "seed")
+SETTINGS = (*(field.name for field in dataclasses.fields(Sampling)), "seed")
 PROBABLE_TOKENS = 10
-
-
-@dataclasses.dataclass
-class Model:
-    """A model to write with."""
-
-    name: str
-    model: Any
-    tokenizer: Any
-    prefix: Prefix = dataclasses.field(default_factory=Prefix)
 
 
 def interact(conversation: Conversation) -> int:
@@ -79,8 +70,8 @@ class Conversation:
     def __init__(
         self,
         config: GenerateConfig,
-        model: Model,
-        load: Callable[[str], Model],
+        model: ReadyModel,
+        load: Callable[[str], ReadyModel],
         write: Callable[[str], None],
     ) -> None:
         """`load` loads a model of that name, `write` shows text."""
@@ -132,14 +123,13 @@ class Conversation:
         changed = dataclasses.replace(
             self._config, **{name: typed_value(GenerateConfig, name, value.strip())}
         )
-        changed.validate()
         self._config = changed
-        self.write(f"{name} = {getattr(changed, name)}")
+        self.write(f"{name} = {_shown_setting(changed, name)}")
 
     def do_settings(self, _: str) -> None:
         """/settings|the model and every setting"""
         lines = [f"{'model':<22}{self._model.name}"]
-        lines += [f"{name:<22}{getattr(self._config, name)}" for name in SETTINGS]
+        lines += [f"{name:<22}{_shown_setting(self._config, name)}" for name in SETTINGS]
         self.write("\n".join(lines))
 
     def do_retry(self, _: str) -> None:
@@ -200,8 +190,8 @@ class Conversation:
                 other.model,
                 other.tokenizer,
                 last.prompt,
+                self._config.sampling,
                 seed=last.seed,
-                **self._config.sampling(),
             )
             texts.append(printable(last.prompt + text.text))
         width = shutil.get_terminal_size().columns
@@ -263,8 +253,8 @@ class Conversation:
             model.model,
             model.tokenizer,
             [text],
+            self._config.sampling,
             prefix=model.prefix,
-            **self._config.sampling(),
         )
         try:
             for (piece,) in pieces:
@@ -285,3 +275,9 @@ def _shown(tokenizer: Any, text: list[int], token: int) -> str:
     decoder = TextDecoder(tokenizer, text)
     written = decoder.push(token) + decoder.flush()
     return repr(written) if written else str(tokenizer.convert_ids_to_tokens(token))
+
+
+def _shown_setting(config: GenerateConfig, name: str) -> str:
+    """A setting as it can be typed after /set."""
+    value = getattr(config, name)
+    return str(list(value) if isinstance(value, tuple) else value)

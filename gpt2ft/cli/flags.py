@@ -9,74 +9,78 @@ import dataclasses
 import inspect
 import itertools
 import typing
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import yaml
 
-from ..config import TrainConfig, field_types
+from ..settings import field_types
 from ..system.terminal import printable
 
 USAGE_ERROR = 2
+TRAINER_FLAGS = Path(__file__).parent / "trainer_flags.yaml"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Errors in one line; a flag of the Hugging Face Trainer is answered with what to write."""
+
     def error(self, message: str) -> NoReturn:
         line = printable(" ".join(message.split()))
         self.exit(USAGE_ERROR, f"gpt2ft: error: {line}, see --help\n")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self._refuse(unknown)
+        return known
 
-def make_parser(kind: type[Any], command: str) -> argparse.ArgumentParser:
+    def _refuse(self, unknown: list[str]) -> NoReturn:
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        sentences = trainer_flags() if flags else {}
+        for flag in flags:
+            sentence = sentences.get(flag.removeprefix("--").replace("-", "_"))
+            if sentence:
+                line = f"gpt2ft: error: {flag} is a flag of run_clm.py, not of gpt2ft. {sentence}\n"
+                self.exit(USAGE_ERROR, line)
+        self.error(f"unrecognized arguments: {' '.join(unknown)}")
+
+
+def trainer_flags() -> Mapping[str, str]:
+    """What to write instead of each flag of `run_clm.py` and the Trainer that is not here."""
+    sentences: dict[str, str] = yaml.safe_load(TRAINER_FLAGS.read_text(encoding="utf-8"))
+    return sentences
+
+
+def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     """A flag for each field, its docstring the help; the result holds only what was given."""
-    parser = _Parser(
-        prog=f"gpt2ft {command}",
-        description=kind.__doc__,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
     docs, types = field_docs(kind), field_types(kind)
-    if kind is TrainConfig:
-        parser.add_argument(
-            "--config",
-            metavar="NAME|FILE",
-            help="recipe (wikitext2, quickstart) or YAML file of these settings, which flags "
-            "override; without it and without a corpus: wikitext2",
-        )
-        for precision in ("fp16", "bf16"):
-            parser.add_argument(
-                f"--{precision}",
-                dest="precision",
-                action="store_const",
-                const=precision,
-                help=f"same as --precision {precision}",
-            )
     for field in dataclasses.fields(kind):
         _add_flag(parser, field, types[field.name][0], docs[field.name])
-    return parser
 
 
 def _add_flag(
     parser: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any, doc: str
 ) -> None:
-    names = _spellings(field.name)
-    default = None if field.default is dataclasses.MISSING else field.default
+    short, off_flag = field.metadata.get("flag"), field.metadata.get("off_flag")
+    names = [*([short] if short else []), *_spellings(field.name)]
+    default = None if field.default in (dataclasses.MISSING, ()) else field.default
     if not isinstance(default, bool) and default is not None:
         doc += f" (default: {default})"
     options: dict[str, Any] = {"dest": field.name, "help": doc.replace("%", "%%")}
     if kind is bool:
-        greedy = ["--greedy"] if field.name == "do_sample" else []
-        off = [*greedy, *_spellings(f"no_{field.name}")]
-        on = [*(["-i"] if field.name == "interactive" else []), *names]
-        # The one that is no default is explained.
+        off = [*([off_flag] if off_flag else []), *_spellings(f"no_{field.name}")]
+        # Of the two the one that changes the default is explained.
         silent = {**options, "help": argparse.SUPPRESS}
-        parser.add_argument(*on, action="store_true", **(silent if default else options))
+        parser.add_argument(*names, action="store_true", **(silent if default else options))
         parser.add_argument(*off, action="store_false", **(options if default else silent))
-    elif field.name == "resume":
-        parser.add_argument(*names, nargs="?", const="auto", metavar="PATH", **options)
-    elif field.name == "prompt":
-        parser.add_argument("-p", *names, action="append", metavar="TEXT", **options)
-    elif typing.get_origin(kind) is list:
+    elif bare := field.metadata.get("value_if_bare"):
+        parser.add_argument(*names, nargs="?", const=bare, metavar="PATH", **options)
+    elif typing.get_origin(kind) in (list, tuple):
         metavar = "FILE" if field.name.endswith("file") else "TEXT"
-        parser.add_argument(*names, nargs="+", action="extend", metavar=metavar, **options)
+        # One with a short name is given once for each value, the others take several.
+        options |= {"action": "append"} if short else {"action": "extend", "nargs": "+"}
+        parser.add_argument(*names, metavar=metavar, **options)
     elif typing.get_origin(kind) is Literal:
         parser.add_argument(*names, choices=typing.get_args(kind), **options)
     else:
@@ -91,12 +95,15 @@ def _spellings(name: str) -> list[str]:
 
 def field_docs(kind: type[Any]) -> dict[str, str]:
     """Docstring of each field, the line below it, as `--help` shows it."""
-    body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
-    return {
-        ast.unparse(statement.target): " ".join(doc.value.value.split())
-        for statement, doc in itertools.pairwise(body)
-        if isinstance(statement, ast.AnnAssign)
-    }
+    docs: dict[str, str] = {}
+    for part in reversed(kind.__mro__[:-1]):
+        body = ast.parse(inspect.getsource(part)).body[0].body  # type: ignore[attr-defined]
+        docs |= {
+            ast.unparse(statement.target): " ".join(doc.value.value.split())
+            for statement, doc in itertools.pairwise(body)
+            if isinstance(statement, ast.AnnAssign)
+        }
+    return docs
 
 
 def typed_value(kind_of_config: type[Any], name: str, value: str) -> Any:

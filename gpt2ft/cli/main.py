@@ -1,4 +1,4 @@
-"""The command line: flags made from the configurations, and errors in one line.
+"""Fine-tune GPT-2 and other causal language models, and generate text with them.
 
 Whatever takes long to import (torch, transformers, datasets) is imported where it is used, so that
 `--help` and usage errors answer at once.
@@ -6,130 +6,153 @@ Whatever takes long to import (torch, transformers, datasets) is imported where 
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from .. import __version__
+from ..checkpoint.folders import find_checkpoint, is_finished, recorded_run
+from ..checkpoint.manifest import MANIFEST
 from ..config import GenerateConfig, TrainConfig
+from ..data.built_in import BUILT_IN_TEXT
+from ..models.built_in import located
 from ..run import recipe as recipes
-from ..system.hub import BUILT_IN_TEXT, HubUnavailableError, go_offline_if_unreachable, located
+from ..settings import names_where
+from ..system.hub import HubUnavailableError, go_offline_if_unreachable
 from ..system.signals import Stop, Stopped, listening
 from ..system.terminal import discard_output, error_line, printable, say, silence_libraries
-from .flags import USAGE_ERROR, make_parser
+from .flags import USAGE_ERROR, Parser, add_flags
 from .prompts import Prompt, read_prompts
 
 FAILED = 1
-# Naming any of these is a choice: the run is that one or none, without the fallback.
-RULE_OUT_FALLBACK = (
-    "config",
-    "model_name_or_path",
-    "model_type",
-    "tokenizer_name",
-    "config_overrides",
-    "dataset_name",
-    "dataset_config_name",
-    "dataset_split",
-    "train_file",
-    "resume",
-)
+Command = Callable[[TrainConfig], int]
 
 
-def main() -> NoReturn:
-    """The installed command: `gpt2ft train ...`, `generate ...`, `verify-resume ...`."""
-    commands = {
-        "train": train_main,
-        "generate": generate_main,
-        "verify-resume": verify_resume_main,
-    }
-    if len(sys.argv) > 1 and sys.argv[1] in commands:
-        sys.exit(commands[sys.argv[1]](sys.argv[2:]))
-    if sys.argv[1:] in (["-h"], ["--help"]):
-        print(f"usage: gpt2ft {'|'.join(commands)} [options], see gpt2ft train --help")
-        sys.exit(0)
-    what = " ".join(["no command", *map(printable, sys.argv[1:2])])
-    print(f"gpt2ft: error: {what}, give {', '.join(commands)}", file=sys.stderr)
-    sys.exit(USAGE_ERROR)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: `gpt2ft train`, `generate`, `verify-resume`; returns the exit status.
+
+    `arguments` are those after the program's name; None takes them from `sys.argv`.
+    """
+    given = vars(make_parser().parse_args(arguments))
+    command = given.pop("command")
+    return _guarded(lambda: command(given), debug=given.get("debug", False))
 
 
-def train_main(arguments: Sequence[str] | None = None) -> int:
-    """Fine-tune; returns the exit status."""
-    with listening() as stop:
-        given = vars(make_parser(TrainConfig, "train").parse_args(arguments))
-        return _guarded(lambda: _train(given, stop), debug=given.get("debug", False))
+def make_parser() -> Parser:
+    """The flags of all commands; what was given, and which `command` is to be called with it."""
+    parser = Parser(prog="gpt2ft", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    options: dict[str, Any] = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
 
-
-def generate_main(arguments: Sequence[str] | None = None) -> int:
-    """Generate; returns the exit status."""
-    given = vars(make_parser(GenerateConfig, "generate").parse_args(arguments))
-    return _guarded(lambda: _generate(given), debug=given.get("debug", False))
-
-
-def verify_resume_main(arguments: Sequence[str] | None = None) -> int:
-    """Try whether a run stopped and resumed ends the same; returns the exit status."""
-    parser = make_parser(TrainConfig, "verify-resume")
-    parser.description = (
-        "Whether resuming is exact, tried with the settings of a run; nothing is kept."
+    text = "fine-tune a model on a text"
+    train = commands.add_parser("train", help=text, description=TrainConfig.__doc__, **options)
+    train.set_defaults(command=_train)
+    text = "continue texts with a model"
+    generate = commands.add_parser(
+        "generate", help=text, description=GenerateConfig.__doc__, **options
     )
+    generate.set_defaults(command=_generate)
+    add_flags(generate, GenerateConfig)
+    text = "check that stopping and resuming a run gives the same bits as not stopping"
+    verify = commands.add_parser(
+        "verify-resume", help=text, description=f"{text.capitalize()}. Nothing is kept.", **options
+    )
+    verify.set_defaults(command=_verify_resume)
     text = "optimizer steps before the stop, and again after it (default: 3)"
-    parser.add_argument("--steps", type=int, default=3, metavar="N", help=text)
-    with listening() as stop:
-        given = vars(parser.parse_args(arguments))
-        return _guarded(lambda: _verify_resume(given, stop), debug=given.get("debug", False))
+    verify.add_argument("--steps", type=int, default=3, metavar="N", help=text)
+    for of_a_run in (train, verify):
+        _add_run_flags(of_a_run)
+    return parser
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="NAME|FILE",
+        help="recipe (wikitext2, quickstart) or YAML file of these settings, which flags "
+        "override; without it and without a corpus: wikitext2",
+    )
+    for precision in ("fp16", "bf16"):
+        text = f"same as --precision {precision}"
+        options = {"dest": "precision", "action": "store_const", "const": precision}
+        parser.add_argument(f"--{precision}", help=text, **options)  # type: ignore[arg-type]
+    add_flags(parser, TrainConfig)
+
+
+def _version() -> str:
+    python = platform.python_version()
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    return f"gpt2ft {__version__} (Python {python}, {libraries})"
 
 
 class UsageError(ValueError):
     """What was asked for does not make sense; nothing was done."""
 
 
-def _train(given: dict[str, Any], stop: Stop) -> int:
-    def load() -> Callable[[TrainConfig], int]:
+def _train(given: dict[str, Any]) -> int:
+    def load(stop: Stop) -> Command:
         from ..run.finetune import finetune
 
-        return finetune
+        return functools.partial(finetune, stop=stop)
 
-    return _with_fallback(given, stop, load)
+    return _run(given, load)
 
 
-def _verify_resume(given: dict[str, Any], stop: Stop) -> int:
+def _verify_resume(given: dict[str, Any]) -> int:
     steps = given.pop("steps")
     if steps < 1:
         raise UsageError(f"--steps is {steps}, give a number >= 1")
     if "resume" in given:
         raise UsageError("--resume is for train, verify-resume resumes a run of its own, leave it")
 
-    def load() -> Callable[[TrainConfig], int]:
+    def load(stop: Stop) -> Command:
         from ..run.verify_resume import verify_resume
 
         return functools.partial(verify_resume, steps=steps)
 
-    return _with_fallback(given, stop, load)
+    return _run(given, load)
 
 
-def _with_fallback(
-    given: dict[str, Any], stop: Stop, load: Callable[[], Callable[[TrainConfig], int]]
-) -> int:
+def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
     """The command on the run asked for, or on the quickstart if none was and the hub is away."""
-    config = _train_config(given)
-    dataset = None if config.dataset_name == BUILT_IN_TEXT else config.dataset_name
-    _ask_hub_once([config.loaded_model, config.tokenizer_name, dataset])
-    with stop.postponed():  # an import of torch's that is interrupted aborts the process
-        silence_libraries()
-        command = load()
-    stop.check()
-    try:
-        return command(config)
-    except HubUnavailableError as error:
-        if any(name in given for name in RULE_OUT_FALLBACK):
-            raise
-        config = _train_config({**given, "config": recipes.FALLBACK_RECIPE})
-        say(f"gpt2ft: {error}")
-        recipe, folder = recipes.FALLBACK_RECIPE, config.output_dir
-        say(f"gpt2ft: running the recipe {recipe} instead, into {folder}")
-        return command(config)
+    with listening() as stop:
+        config = _train_config(given)
+        dataset = None if config.dataset_name == BUILT_IN_TEXT else config.dataset_name
+        _ask_hub_once([config.loaded_model, config.tokenizer_name, dataset])
+        with stop.postponed():  # an import of torch's that is interrupted aborts the process
+            command = load(stop)
+            _set_up_process(config.device)
+        stop.check()
+        try:
+            return command(config)
+        except HubUnavailableError as error:
+            if names_where(TrainConfig, "rules_out_fallback") & given.keys() or "config" in given:
+                raise
+            config = _train_config({**given, "config": recipes.FALLBACK_RECIPE})
+            say(f"gpt2ft: {error}")
+            recipe, folder = recipes.FALLBACK_RECIPE, config.output_dir
+            say(f"gpt2ft: running the recipe {recipe} instead, into {folder}")
+            return command(config)
+
+
+def _set_up_process(device: str) -> None:
+    """Change what belongs to the whole process: only a program may, never the library."""
+    from ..kernels.accelerate import keep_freed_memory
+    from ..models.untrusted import never_ask
+    from ..precision import resolve_device
+
+    silence_libraries()
+    never_ask()
+    if resolve_device(device).type == "cpu":
+        keep_freed_memory()
 
 
 def _train_config(given: dict[str, Any]) -> TrainConfig:
@@ -175,18 +198,15 @@ def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings_in_checkpoint(folder: str) -> dict[str, Any]:
-    """What the newest whole checkpoint there was configured with, where config.yaml is gone."""
-    from ..checkpoint.checkpoints import find_checkpoint, recorded_run
-
+    """What the newest valid checkpoint there was configured with, where config.yaml is gone."""
     path, _ = find_checkpoint(folder)
     settings: dict[str, Any] = recorded_run(path).get("config", {}) if path else {}
     return settings
 
 
 def _generate(given: dict[str, Any]) -> int:
-    config = GenerateConfig(**given)
     try:
-        config.validate()
+        config = GenerateConfig(**given)
         name = config.model_name_or_path or newest_finished_run(Path.cwd())
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -194,10 +214,11 @@ def _generate(given: dict[str, Any]) -> int:
     prompts += read_prompts(config.prompt_file) if config.prompt_file else []
     _ask_hub_once([name])
     with listening() as stop, stop.postponed():  # as for training
-        silence_libraries()
-        from .generate import infer
+        from .generate import continue_texts
+
+        _set_up_process(config.device)
     stop.check()
-    return infer(config, name, prompts)
+    return continue_texts(config, name, prompts)
 
 
 def newest_finished_run(folder: Path) -> str:
@@ -205,13 +226,11 @@ def newest_finished_run(folder: Path) -> str:
 
     Raises `ValueError` if there is none.
     """
-    # checkpoint.is_finished knows more, but loads torch, and this is also asked before an error.
-    manifests = [folder / name / "manifest.json" for name in recipes.known_output_dirs()]
-    finished = [manifest for manifest in manifests if manifest.is_file()]
+    finished = [folder / name for name in recipes.known_output_dirs() if is_finished(folder / name)]
     if not finished:
         folders = ", ".join(recipes.known_output_dirs())
         raise ValueError(f"no finished run in {folders}, name --model_name_or_path")
-    return str(max(finished, key=lambda path: path.stat().st_mtime).parent)
+    return str(max(finished, key=lambda path: (path / MANIFEST).stat().st_mtime))
 
 
 def _ask_hub_once(names: Sequence[str | None]) -> None:

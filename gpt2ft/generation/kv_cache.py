@@ -8,11 +8,8 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
-from ..models.loading import window
-
-LEAST_ROOM = 64
+from ..models.probe import window
 
 
 class Prefix:
@@ -45,40 +42,17 @@ class Prefix:
         return known
 
 
-class GrowingLayer(DynamicLayer):
-    """A layer's keys and values, in room for more of them.
-
-    That of `transformers` copies all of them for every token. Here the room is doubled when it is
-    full; `keys` and `values` `(B, H, T, D)` are views of it.
-    """
-
-    _room: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        old = self.get_seq_length()
-        new = old + key_states.shape[-2]
-        if self._room is None or self._room[0].shape[-2] < new:
-            n = max(LEAST_ROOM, 2 * new)
-            room = [x.new_empty(*x.shape[:-2], n, x.shape[-1]) for x in (key_states, value_states)]
-            for empty, known in zip(room, (self.keys, self.values), strict=True):
-                if known is not None and old:
-                    empty[..., :old, :] = known
-            self._room = room[0], room[1]
-        self._room[0][..., old:new, :], self._room[1][..., old:new, :] = key_states, value_states
-        self.keys, self.values = (room[..., :new, :] for room in self._room)
-        return self.keys, self.values
-
-
 def new_cache(model: Any) -> Any:
     """An empty cache for a model of `transformers`; None for others, which make their own."""
     if not isinstance(model, PreTrainedModel):
         return None
     cache = DynamicCache(config=model.config)
-    cache.layers = [GrowingLayer() if type(x) is DynamicLayer else x for x in cache.layers]
+    try:
+        from .growing_layer import GrowingLayer
+    except ImportError:  # a version of transformers whose caches are made otherwise
+        return cache
+    usual = GrowingLayer.__base__
+    cache.layers = [GrowingLayer() if type(x) is usual else x for x in cache.layers]
     return cache
 
 

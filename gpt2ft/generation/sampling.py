@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..config import Sampling
 from .filters import ban_repeated_ngrams, ban_sequences, filter_logits, penalize_repetition
 from .kv_cache import Contexts, Prefix
 
 ENDED = -1
+DEFAULT = Sampling()
 GREEDY_BELOW = 1e-6  # a temperature under it would overflow the logits
 
 
@@ -50,15 +52,8 @@ def choose_tokens(
     logits: torch.Tensor,
     texts: Sequence[Sequence[int]],
     generators: Sequence[torch.Generator],
+    sampling: Sampling,
     *,
-    do_sample: bool = True,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    typical_p: float = 1.0,
-    repetition_penalty: float = 1.0,
-    no_repeat_ngram_size: int = 0,
     bad_words_ids: Sequence[Sequence[int]] = (),
 ) -> torch.Tensor:
     """The next token `(B,)` of B texts of token ids, given their logits `(B, V)`.
@@ -67,24 +62,24 @@ def choose_tokens(
     `transformers`; `bad_words_ids` are sequences of ids never to be completed; temperature 0 is
     greedy. Raises `ValueError` for logits that are not finite, or if every token is banned.
     """
-    if repetition_penalty != 1.0:
-        logits = penalize_repetition(logits, texts, repetition_penalty)
+    if sampling.repetition_penalty != 1.0:
+        logits = penalize_repetition(logits, texts, sampling.repetition_penalty)
     _check_finite(logits.amax(-1))
-    if no_repeat_ngram_size:
-        logits = ban_repeated_ngrams(logits, texts, no_repeat_ngram_size)
+    if sampling.no_repeat_ngram_size:
+        logits = ban_repeated_ngrams(logits, texts, sampling.no_repeat_ngram_size)
     if bad_words_ids:
         logits = ban_sequences(logits, texts, bad_words_ids)
-    if (no_repeat_ngram_size or bad_words_ids) and (logits.amax(-1) == -torch.inf).any():
+    if (sampling.no_repeat_ngram_size or bad_words_ids) and (logits.amax(-1) == -torch.inf).any():
         raise ValueError("every token is banned here, give fewer --bad_words")
-    if not do_sample or temperature < GREEDY_BELOW:
+    if not sampling.do_sample or sampling.temperature < GREEDY_BELOW:
         return logits.argmax(-1)
     logits, ids = filter_logits(
         logits,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        typical_p=typical_p,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        typical_p=sampling.typical_p,
     )
     uniform = [torch.rand((), generator=g, dtype=torch.float64) for g in generators]
     drawn = sample_token(logits, torch.stack(uniform))
@@ -94,22 +89,23 @@ def choose_tokens(
 def generate_tokens(
     model: Any,
     prompts: Sequence[Sequence[int]],
+    sampling: Sampling = DEFAULT,
     *,
-    max_new_tokens: int,
     seeds: Sequence[int] | None = None,
     eos_token_id: int | Collection[int] | None = None,
+    bad_words_ids: Sequence[Sequence[int]] = (),
     use_cache: bool = True,
     prefix: Prefix | None = None,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
-    **settings: Any,
 ) -> Iterator[Step]:
     """Continue prompts of token ids, by one token each at a time, until all have ended.
 
     A text ends with (one of) `eos_token_id`, or when the caller says so. Prompts may differ in
     length; each gets what it would get alone, drawn by a generator seeded from `seeds` (default:
-    from entropy). Settings are those of `choose_tokens`. A text that outgrows the model's window
-    loses its older half, and the rest is read again. `prefix` keeps what was read for the next call
-    with one prompt.
+    from entropy). `bad_words_ids` are sequences of ids that are never completed; the strings of
+    `sampling`, `bad_words` and `stop_strings`, need a tokenizer and are not looked at here, see
+    `generate`. A text that outgrows the model's window loses its older half, and the rest is
+    read again. `prefix` keeps what was read for the next call with one prompt.
 
     The model may be any causal module from ids `(B, T)` to logits `(B, T, V)`, plain or as
     `.logits`; masks, positions and a cache it gets if it takes them. Raises `ValueError` for an
@@ -122,10 +118,12 @@ def generate_tokens(
     ends = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
     contexts = Contexts(model, prompts, use_cache=use_cache, prefix=prefix)
     ended = torch.zeros(len(prompts), dtype=torch.bool)
-    for _ in range(max_new_tokens):
+    for _ in range(sampling.max_new_tokens):
         with torch.inference_mode(), autocast():
             logits = contexts.next_logits().float()
-            tokens = choose_tokens(logits, contexts.texts, generators, **settings)
+            tokens = choose_tokens(
+                logits, contexts.texts, generators, sampling, bad_words_ids=bad_words_ids
+            )
             chosen = logits.gather(-1, tokens[:, None]).squeeze(-1)
             log_probabilities = (chosen - logits.logsumexp(-1)).cpu()
         tokens = tokens.cpu().masked_fill(ended, ENDED)

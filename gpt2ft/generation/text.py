@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..models.loading import window
-from .sampling import generate_tokens
+from ..config import Sampling
+from ..models.probe import window
+from .kv_cache import Prefix
+from .sampling import DEFAULT, generate_tokens
 
 
 @dataclass
@@ -34,18 +37,18 @@ def generate(
     model: Any,
     tokenizer: Any,
     prompts: str | Sequence[str],
+    sampling: Sampling = DEFAULT,
     *,
     seed: int | Sequence[int | None] | None = None,
     num_return_sequences: int = 1,
     batch_size: int = 8,
-    **settings: Any,
 ) -> Iterator[Continuation]:
     """Continue prompts, `batch_size` at a time; yields a `Continuation` of each, in their order.
 
     `seed` is one for each prompt, or the same for all (default: from entropy). A prompt's text does
     not depend on the others. With `num_return_sequences`, each prompt is continued so many times,
-    with `seed`, `seed + 1`, and so on. Settings are those of `stream`. Raises `ValueError` as
-    `generate_tokens` does.
+    with `seed`, `seed + 1`, and so on. `sampling` says how tokens are chosen and how many. Raises
+    `ValueError` as `generate_tokens` does.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     seeds = seed if isinstance(seed, Sequence) else [seed] * len(prompts)
@@ -55,21 +58,25 @@ def generate(
         for n in range(num_return_sequences)
     )
     while batch := list(itertools.islice(todo, batch_size)):
-        for _ in extend(model, tokenizer, batch, **settings):
+        for _ in extend(model, tokenizer, batch, sampling):
             pass
         yield from batch
 
 
 def stream(
-    model: Any, tokenizer: Any, prompt: str, *, seed: int | None = None, **settings: Any
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    sampling: Sampling = DEFAULT,
+    *,
+    seed: int | None = None,
 ) -> Iterator[str]:
     """Continue a prompt; yields the text piece by piece.
 
-    Settings: `max_new_tokens` (100); `stop_strings`, each of which ends the text and is no part of
-    it; `bad_words`, never written alone nor after a space; and those of `generate_tokens`. Without
-    any it draws from the model's own distribution; the defaults of `generate.py` are others.
+    `sampling` says how tokens are chosen and how many; `seed` is drawn from entropy by default.
+    Raises `ValueError` as `generate_tokens` does.
     """
-    for (piece,) in extend(model, tokenizer, [begin(tokenizer, prompt, seed)], **settings):
+    for (piece,) in extend(model, tokenizer, [begin(tokenizer, prompt, seed)], sampling):
         yield piece
 
 
@@ -83,27 +90,30 @@ def extend(
     model: Any,
     tokenizer: Any,
     texts: Sequence[Continuation],
+    sampling: Sampling,
     *,
-    max_new_tokens: int = 100,
-    stop_strings: Sequence[str] = (),
-    bad_words: Sequence[str] = (),
-    **settings: Any,
+    prefix: Prefix | None = None,
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Iterator[list[str]]:
     """Write on B texts that have just begun; yields what became of each at a token, `(B,)` pieces.
 
     A text is complete when all pieces were taken; interrupted, it holds what came until then.
+    `prefix` and `autocast` are those of `generate_tokens`.
     """
-    spellings = [spelling for word in bad_words if word for spelling in (word, f" {word}")]
+    words = [spelling for word in sampling.bad_words if word for spelling in (word, f" {word}")]
     ends = end_tokens(model, tokenizer)
-    writers = [_Writer(tokenizer, text, stop_strings, ends) for text in texts]
-    settings = {
-        "max_new_tokens": max_new_tokens,
-        "seeds": [text.seed for text in texts],
-        "eos_token_id": ends,
-        "bad_words_ids": [tokenizer(s, add_special_tokens=False)["input_ids"] for s in spellings],
-        **settings,
-    }
-    for step in generate_tokens(model, [text.prompt_ids for text in texts], **settings):
+    writers = [_Writer(tokenizer, text, sampling.stop_strings, ends) for text in texts]
+    steps = generate_tokens(
+        model,
+        [text.prompt_ids for text in texts],
+        sampling,
+        seeds=[text.seed for text in texts],
+        eos_token_id=ends,
+        bad_words_ids=[tokenizer(word, add_special_tokens=False)["input_ids"] for word in words],
+        prefix=prefix,
+        autocast=autocast,
+    )
+    for step in steps:
         rows = zip(writers, step.tokens.tolist(), step.log_probabilities.tolist(), strict=True)
         yield [writer.push(token, probability) for writer, token, probability in rows]
         for row, text in enumerate(texts):

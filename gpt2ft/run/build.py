@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from datasets import Dataset
 
-from ..checkpoint.checkpoints import recorded_run
+from ..checkpoint.folders import recorded_run
 from ..config import TrainConfig
 from ..data.batches import Batches, Blocks, Rows
 from ..data.collate import CausalLMCollator
-from ..data.corpus import Corpus, load_corpus
+from ..data.corpus import Corpus, load_corpus, texts_of
 from ..data.token_store import tokenize
 from ..kernels.accelerate import accelerate, compile_blocks
 from ..loop import TrainState
-from ..models import loading
+from ..models import loading, probe
 from ..optim import build_optimizer, lr_at
 from ..precision import resolve_device, resolve_precision
 from .recipe import settings_of
@@ -44,7 +41,7 @@ class Run:
     digest: str
     """Of the training tokens and how many samples they make."""
     keep_apart: bool
-    """Whether documents packed into one block do not see each other."""
+    """Whether in packed blocks no document is context for another."""
     saved_step: int = -1
     """Step of the newest checkpoint this process saved or loaded."""
 
@@ -83,42 +80,27 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
 
     With a checkpoint, tokenizer and weights are read from there: the original may be gone.
     """
-    torch.manual_seed(config.seed)
-    np.random.seed(config.seed % 2**32)
-    random.seed(config.seed)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     corpus = _corpus(config)
     tokenizer, model = _tokenizer_and_model(config, corpus.train, checkpoint)
-    block_size = config.block_size or min(512, loading.window(model) or 512)
-    loading.check_fit(model, tokenizer, block_size)
-    if config.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    model.to(device)
-    if config.torch_compile:
-        compile_blocks(model)
-    else:
-        accelerate(model)
-
+    block_size = config.block_size or min(512, probe.window(model) or 512)
+    probe.check_fit(model, tokenizer, block_size)
     config = dataclasses.replace(config, precision=precision.name, block_size=block_size)
     if checkpoint:  # found out with its first weights: others may be too near to tell
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:
-        keep_apart = config.packing and loading.keeps_documents_apart(model)
+        keep_apart = config.packing and probe.keeps_documents_apart(model)
+    _prepare_model(config, model, device)
+
+    cut = _Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
+    samples, digest = cut.samples(corpus.train, limit=config.max_train_samples)
     collate = CausalLMCollator(pad_token_id=tokenizer.pad_token_id or 0)
-    sampled = functools.partial(
-        _samples,
-        config,
-        tokenizer=tokenizer,
-        vocab_size=model.get_input_embeddings().weight.shape[0],
-        keep_apart=keep_apart,
-    )
-    samples, digest = sampled(corpus.train, limit=config.max_train_samples)
     batch_size = config.per_device_train_batch_size
     data = Batches(samples, collate, batch_size=batch_size, seed=config.seed)
     held_out = None
     if corpus.validation is not None:
-        samples, _ = sampled(corpus.validation, limit=config.max_eval_samples)
+        samples, _ = cut.samples(corpus.validation, limit=config.max_eval_samples)
         held_out = Batches(samples, collate, batch_size=config.per_device_eval_batch_size)
     optimizer = build_optimizer(
         model,
@@ -127,9 +109,20 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         betas=(config.adam_beta1, config.adam_beta2),
         epsilon=config.adam_epsilon,
     )
-    state = TrainState.create(model, optimizer, precision=precision)
+    state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
     max_steps = _max_steps(config, len(data))
     return Run(config, state, tokenizer, data, held_out, max_steps, digest, keep_apart)
+
+
+def _prepare_model(config: TrainConfig, model: Any, device: torch.device) -> None:
+    """Bring a model to the device, ready to be trained as the configuration has it."""
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    model.to(device)
+    if config.torch_compile:
+        compile_blocks(model)
+    else:
+        accelerate(model)
 
 
 def _max_steps(config: TrainConfig, n_batches: int) -> int:
@@ -159,46 +152,34 @@ def _corpus(config: TrainConfig) -> Corpus:
     )
 
 
-def _samples(
-    config: TrainConfig,
-    documents: Any,
-    *,
-    tokenizer: Any,
-    vocab_size: int,
-    keep_apart: bool,
-    limit: int | None,
-) -> tuple[Blocks | Rows, str]:
-    """Documents, tokenized and cut, and a digest of that.
+@dataclass(frozen=True)
+class _Cutter:
+    """Makes samples of documents: in the same way of those to train on and those held out."""
 
-    Raises `ValueError` for a token that the model does not have: there CUDA would fail without
-    saying why.
-    """
-    assert config.block_size
-    separator = config.row_separator == "eos"
-    store = tokenize(
-        documents,
-        tokenizer,
-        separator=separator,
-        one_text=config.packing and not separator,
-        num_proc=config.preprocessing_num_workers,
-    )
-    if store.largest >= vocab_size:
-        raise ValueError(
-            f"the text has token id {store.largest}, the model's embedding {vocab_size} rows, "
-            "use the model's own tokenizer"
+    config: TrainConfig
+    tokenizer: Any
+    vocab_size: int
+    keep_apart: bool
+
+    def samples(self, documents: Dataset, *, limit: int | None) -> tuple[Blocks | Rows, str]:
+        """Documents, tokenized and cut, and a digest of that. Raises `ValueError`."""
+        config = self.config
+        assert config.block_size
+        separator = config.row_separator == "eos"
+        store = tokenize(
+            documents,
+            self.tokenizer,
+            separator=separator,
+            one_text=config.packing and not separator,
+            num_proc=config.preprocessing_num_workers,
         )
-    samples: Blocks | Rows
-    if config.packing:
-        samples = Blocks(store, config.block_size, limit=limit, keep_apart=keep_apart)
-    else:
-        samples = Rows(store, config.block_size, limit=limit)
-    return samples, f"{store.digest()} {len(samples)}"
-
-
-def texts_of(documents: Any, size: int = 100) -> Iterator[str]:
-    """Texts of a data set with a column `text`, read from disk `size` at a time."""
-    for rows in documents.iter(batch_size=size):
-        yield from (text or "" for text in rows["text"])
+        store.check_vocabulary(self.vocab_size)
+        samples: Blocks | Rows
+        if config.packing:
+            samples = Blocks(store, config.block_size, limit=limit, keep_apart=self.keep_apart)
+        else:
+            samples = Rows(store, config.block_size, limit=limit)
+        return samples, f"{store.digest()} {len(samples)}"
 
 
 def _tokenizer_and_model(
@@ -225,36 +206,12 @@ def _tokenizer_and_model(
                 f"give a whole number, at least {MIN_VOCAB_SIZE}"
             )
         tokenizer = loading.train_tokenizer(texts_of(documents), vocab_size=size)
-    model = loading.new_model(
-        str(config.model_type),
-        tokenizer=tokenizer,
-        overrides=config.config_overrides,
-        dropout=config.dropout,
-    )
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(config.seed)
+        model = loading.new_model(
+            str(config.model_type),
+            tokenizer=tokenizer,
+            overrides=config.config_overrides,
+            dropout=config.dropout,
+        )
     return tokenizer, model
-
-
-def description(run: Run) -> str:
-    """What is about to be done, in three lines."""
-    config = run.config
-    name = config.loaded_model or f"new {config.model_type}"
-    precision, parameters = run.state.precision, run.state.model.parameters()
-    threads = f", {torch.get_num_threads()} threads" if precision.device.type == "cpu" else ""
-    kind = "blocks" if config.packing else "rows"
-    pad_token = run.tokenizer.pad_token
-    pad = f"pad token {pad_token!r}" if pad_token else "no pad token, id 0 pads"
-    n_tokens = int(run.data.samples.lengths.sum())
-    source = config.dataset_name or ", ".join(config.train_file)
-    evaluated = f", {len(run.held_out.samples):,} held out" if run.held_out else ""
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    together = config.packing and config.row_separator == "eos" and not run.keep_apart
-    note = "; this model lets documents in a block see each other" if together else ""
-    if config.packing and n_tokens < (config.block_size or 0):
-        note += f"; that is less than one block of {config.block_size} tokens"
-    return (
-        f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
-        f"{precision.name} on {precision.device}{threads}\n"
-        f"data   {source}: {n_tokens:,} tokens in "
-        f"{len(run.data.samples):,} {kind}{evaluated}; {pad}{note}\n"
-        f"run    {run.max_steps:,} steps of {batch} {kind}"
-    )

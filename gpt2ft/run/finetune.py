@@ -1,4 +1,4 @@
-"""One run from a configuration, told as a story: build, train, evaluate, save, progress."""
+"""One run from a configuration, told as a story: build, train, evaluate, save, report."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from typing import Any
 import torch
 
 from ..checkpoint import checkpoints
+from ..checkpoint.folders import checkpoint_folders, checkpoint_paths
 from ..config import TrainConfig
-from ..loop import StepResult, step_samples, train
+from ..loop import NonFiniteError, StepResult, step_samples, train
+from ..precision import Readback
 from ..system import durable
-from ..system.signals import Stop, Stopped, listening
+from ..system.signals import Stop, Stopped
 from ..system.terminal import say
 from . import progress
-from .build import Run, build, description
+from .build import Run, build
 from .observe import Observation, observe, recorded_observation
 from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
 from .recipe import SETTINGS_FILE, to_yaml
+from .summary import card, description
 
 WORDS_SHOWN = 16
 LEAST_SCALE = 2.0**-10
 METRICS = "metrics.jsonl"
-MAX_SKIPPED_IN_A_ROW = 10
 
 
 @dataclass(frozen=True)
@@ -42,44 +44,45 @@ class Session:
     stop: Stop
 
 
-def finetune(config: TrainConfig) -> int:
+def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
     """Carry out a run; returns the exit status: 0, or 128 + signal if it was stopped.
 
+    A program that wants signals to be answered gives the `stop` that `signals.listening` makes.
     Raises what its parts raise: `ValueError`, `OSError`, `CheckpointError`, `FloatingPointError`;
     and `Stopped` if a signal comes before there is something to save.
     """
     config.validate()
+    stop = stop or Stop()
     output_dir = Path(config.output_dir)
-    with listening() as stop:
-        found = checkpoints.checkpoint_paths(output_dir)
-        checkpoint = starting_point(config, output_dir)
-        run = build(config, checkpoint)
-        record = run.record()
-        if checkpoint:
-            refuse_changes(checkpoint, record)
-        say(f"{description(run)}, into {config.output_dir}")
-        durable.make_folder(output_dir)
-        with locked(output_dir), stop.postponed():
-            if checkpoint and checkpoints.checkpoint_paths(output_dir) != found:
-                raise ValueError(
-                    f"another run has saved in {output_dir} meanwhile, give the same command again"
-                )
-            history = _prepare(config, run, checkpoint, output_dir)
-            log = progress.TrainingReport(
-                output_dir / METRICS,
-                run.state,
-                max_steps=run.max_steps,
-                logging_steps=config.logging_steps,
+    found = checkpoint_paths(output_dir)
+    checkpoint = starting_point(config, output_dir)
+    run = build(config, checkpoint)
+    record = run.record()
+    if checkpoint:
+        refuse_changes(checkpoint, record)
+    say(f"{description(run)}, into {config.output_dir}")
+    durable.make_folder(output_dir)
+    with locked(output_dir), stop.postponed():
+        if checkpoint and checkpoint_paths(output_dir) != found:
+            raise ValueError(
+                f"another run has saved in {output_dir} meanwhile, give the same command again"
             )
-            session = Session(run, output_dir, record, history, log, stop)
-            try:
-                return _carry_out(session)
-            except Stopped as stopped:
-                return _stopped(session, stopped)
-            except torch.OutOfMemoryError as error:
-                raise MemoryError(_less_memory(run)) from error
-            finally:
-                log.close()
+        history = _prepare(config, run, checkpoint, output_dir)
+        log = progress.TrainingReport(
+            output_dir / METRICS,
+            run.state,
+            max_steps=run.max_steps,
+            logging_steps=config.logging_steps,
+        )
+        session = Session(run, output_dir, record, history, log, stop)
+        try:
+            return _carry_out(session)
+        except Stopped as stopped:
+            return _stopped(session, stopped)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(_less_memory(run)) from error
+        finally:
+            log.close()
 
 
 def _prepare(
@@ -103,7 +106,7 @@ def _prepare(
 def _check_space(run: Run, output_dir: Path) -> None:
     """Raise `OSError` unless there is room for all checkpoints that the run will hold at once."""
     saves = -(-(run.max_steps - run.state.step) // run.config.save_steps)
-    there = len(checkpoints.checkpoint_folders(output_dir))
+    there = len(checkpoint_folders(output_dir))
     more = min(saves, run.config.save_total_limit + 1 - there)
     checkpoints.check_space(output_dir, run.state, checkpoints=max(1, more))
 
@@ -123,7 +126,7 @@ def _carry_out(session: Session) -> int:
     session.log.close()
     say()
     evaluations = (before.evaluation, after.evaluation)
-    say(progress.card(*evaluations, samples=(before.sample, after.sample)))
+    say(card(*evaluations, samples=(before.sample, after.sample)))
     say()
     say(f"saved to {session.output_dir}")
     folder = shlex.quote(str(session.output_dir))
@@ -169,59 +172,69 @@ def _observation(session: Session, step: int) -> Observation:
 
 def _train(session: Session) -> None:
     """The loop, and what is done between its steps."""
-    run, log = session.run, session.log
+    run, log, stop = session.run, session.log, session.stop
     state, config = run.state, run.config
-    skipped_in_a_row = 0
-    session.stop.check()
-    for result in train(state, run.data, max_steps=run.max_steps, **run.loop_settings()):
-        log.step(result, state)
-        # Reads it back from the device.
-        skipped_in_a_row = _skipped(session, result, skipped_in_a_row) if result.skipped else 0
-        if result.step == state.step:  # else it is tried again
+    skips: Readback[StepResult] = Readback()
+    stop.check()
+    try:
+        for result in train(state, run.data, max_steps=run.max_steps, **run.loop_settings()):
+            log.step(result, state)
             done = state.step >= run.max_steps
-            if config.eval_steps and state.step % config.eval_steps == 0 and not done:
-                observe(run, log=log, stop=session.stop)
-            if state.step % config.save_steps == 0 or done:
+            observes = bool(config.eval_steps) and state.step % (config.eval_steps or 1) == 0
+            saves = state.step % config.save_steps == 0 or done
+            skips.put(result.skipped, result)
+            for skipped, late in skips.arrived(wait=saves or observes):
+                if skipped:
+                    _on_skipped(session, late)
+            if observes and not done:
+                observe(run, log=log, stop=stop)
+            if saves:
                 _save(session)
-        session.stop.check()
+            stop.check()
+    except NonFiniteError as error:
+        message = _not_finite(session, error.result, ", the tenth in a row")
+        raise FloatingPointError(message) from error
 
 
-def _skipped(session: Session, result: StepResult, in_a_row: int) -> int:
-    """An update was not made; returns how many in a row nobody but `on_nonfinite` deals with.
+def _on_skipped(session: Session, result: StepResult) -> None:
+    """An update was skipped: raise `FloatingPointError` if the run is to stop for that.
 
     In fp16 the scaler deals with a gradient that overflows, as long as it has scales left to try.
-    Raises `FloatingPointError` if the run is to stop.
     """
     run, scaler = session.run, session.run.state.scaler
     exhausted = scaler.is_enabled() and scaler.get_scale() < LEAST_SCALE
     if scaler.is_enabled() and result.loss.isfinite() and not exhausted:
-        return in_a_row
-    in_a_row += 1
-    what = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}, {_samples(run)}"
-    if run.config.on_nonfinite == "stop" or exhausted or in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        times = f", {in_a_row} times in a row" if in_a_row > 1 else ""
-        times += f", down to a scale of {scaler.get_scale():.1g}" if exhausted else ""
-        saved = run.saved_step > 0
-        last = f"checkpoint-{run.saved_step} is good" if saved else "there is no checkpoint yet"
-        raise FloatingPointError(
-            f"not finite at step {result.step}{times}: {what}; this update was not made, {last}, "
-            "look at the samples, try a lower --learning_rate, or go on without them with "
-            f"{'--resume ' if saved else ''}--on_nonfinite skip"
-        )
-    if not scaler.is_enabled():  # else the step has counted it
-        run.state.skipped_steps += 1
-    say(f"step {result.step:>6}  update skipped, not finite: {what}")
-    return in_a_row
+        return
+    if run.config.on_nonfinite == "stop" or exhausted:
+        scale = f", with the gradient scale down to {scaler.get_scale():.1g}" if exhausted else ""
+        raise FloatingPointError(_not_finite(session, result, scale))
+    say(f"step {result.step:>6}  update skipped, not finite: {_described(run, result)}")
 
 
-def _samples(run: Run) -> str:
-    """Which samples the last step was made of, and how the first begins."""
-    per_step = run.config.gradient_accumulation_steps
-    first = (run.state.batch - 1) // per_step * per_step
-    numbers = step_samples(run.data, run.state.epoch, range(first, run.state.batch))
+def _not_finite(session: Session, result: StepResult, more: str) -> str:
+    """What to say when the run stops at a step whose loss or gradient is not finite."""
+    run = session.run
+    saved = run.saved_step > 0
+    last = f"checkpoint-{run.saved_step} is good" if saved else "there is no checkpoint yet"
+    advice = "look at the samples, or try a lower --learning_rate"
+    if run.config.on_nonfinite == "stop":
+        resume = "--resume " if saved else ""
+        advice += f", or go on without such updates with {resume}--on_nonfinite skip"
+    return (
+        f"not finite at step {result.step}{more}: {_described(run, result)}; "
+        f"this update was not made, {last}; {advice}"
+    )
+
+
+def _described(run: Run, result: StepResult) -> str:
+    """Loss and gradient norm of a step, its samples, and how the first of them begins."""
+    numbers = step_samples(run.data, result.batches)
     words = run.tokenizer.decode(run.data.samples[numbers[0]]["input_ids"][:WORDS_SHOWN])
     listed = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
-    return f"samples {listed}, the first begins {words!r}"
+    return (
+        f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}, "
+        f"samples {listed}, the first begins {words!r}"
+    )
 
 
 def _save(session: Session) -> None:

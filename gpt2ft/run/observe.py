@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..generation.text import stream
-from ..loop import Evaluation, evaluate, undisturbed
+from ..config import Sampling
+from ..generation.text import begin, extend
+from ..guards import undisturbed
+from ..loop import Evaluation, evaluate
 from ..system.signals import Stop
-from ..system.terminal import say
+from ..system.terminal import bar, say
 from . import progress
 from .build import Run
+from .summary import evaluation_line
 
 SAMPLE_PROMPT_TOKENS = 24
 SAMPLE_NEW_TOKENS = 100
@@ -46,7 +49,7 @@ def observe(run: Run, *, log: progress.TrainingReport, stop: Stop) -> Observatio
         sample = _sample(run, stop)
     record: dict[str, Any] = {"step": run.state.step, "sample": sample}
     if evaluation:
-        say(f"step {run.state.step:>6}  held-out {progress.evaluation_line(evaluation)}")
+        say(f"step {run.state.step:>6}  held-out {evaluation_line(evaluation)}")
         record |= {
             "eval_loss": evaluation.loss,
             "eval_perplexity": evaluation.perplexity,
@@ -59,10 +62,10 @@ def observe(run: Run, *, log: progress.TrainingReport, stop: Stop) -> Observatio
 def _evaluate(run: Run, stop: Stop) -> Evaluation:
     """Loss on the held-out text, with a progress bar."""
     assert run.held_out
-    with progress.bar(len(run.held_out), "evaluating") as bar:
+    with bar(len(run.held_out), "evaluating") as shown:
 
         def on_batch() -> None:
-            bar.update()
+            shown.update()
             stop.check()
 
         return evaluate(
@@ -74,18 +77,10 @@ def _sample(run: Run, stop: Stop) -> str:
     """The beginning of a held-out sample, continued by the model."""
     ids = (run.held_out or run.data).samples[0]["input_ids"][:SAMPLE_PROMPT_TOKENS]
     prompt: str = run.tokenizer.decode(ids, skip_special_tokens=True)
-    pieces = []
-    with undisturbed(run.state.model):
-        for piece in stream(
-            run.state.model,
-            run.tokenizer,
-            prompt,
-            seed=run.config.seed,
-            max_new_tokens=SAMPLE_NEW_TOKENS,
-            temperature=0.8,
-            top_k=50,
-            autocast=run.state.precision.autocast,
-        ):
+    text = begin(run.tokenizer, prompt, run.config.seed)
+    sampling = Sampling(max_new_tokens=SAMPLE_NEW_TOKENS)
+    model, autocast = run.state.model, run.state.precision.autocast
+    with undisturbed(model):
+        for _ in extend(model, run.tokenizer, [text], sampling, autocast=autocast):
             stop.check()
-            pieces.append(piece)
-    return prompt + "".join(pieces)
+    return text.prompt + text.text

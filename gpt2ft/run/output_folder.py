@@ -11,7 +11,13 @@ from typing import Any
 
 import filelock
 
-from ..checkpoint import checkpoints
+from ..checkpoint.folders import (
+    checkpoint_folders,
+    checkpoint_paths,
+    find_checkpoint,
+    is_finished,
+    recorded_run,
+)
 from ..checkpoint.manifest import MODEL_FILES, verify_checkpoint
 from ..config import TrainConfig
 from ..system.terminal import say
@@ -31,11 +37,11 @@ def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
     if config.resume != "auto":
         named = Path(config.resume)
         if not named.exists():
-            there = ", ".join(path.name for path in checkpoints.checkpoint_folders(named.parent))
+            there = ", ".join(path.name for path in checkpoint_folders(named.parent))
             raise ValueError(f"--resume {named} is not there, there are {there or 'none'}")
         verify_checkpoint(named)
         return named
-    path, reasons = checkpoints.find_checkpoint(output_dir)
+    path, reasons = find_checkpoint(output_dir)
     for reason in reasons:
         say(f"passed over: {reason}")
     if path is None:
@@ -63,10 +69,10 @@ def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
         return
     folder = shlex.quote(str(output_dir))
     ways = f"go on with --output_dir {folder} --resume, or replace it with --overwrite_output_dir"
-    if checkpoints.is_finished(output_dir):
+    if is_finished(output_dir):
         raise ValueError(f"--output_dir {output_dir} holds a finished run, {ways}")
     # Links too: somebody moved one, and they lead to a run.
-    if checkpoints.checkpoint_paths(output_dir):
+    if checkpoint_paths(output_dir):
         raise ValueError(f"--output_dir {output_dir} holds an unfinished run, {ways}")
     settings = output_dir / SETTINGS_FILE
     ours = settings.is_file() and settings.read_bytes().startswith(HEADER.encode())
@@ -80,7 +86,7 @@ def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
 
 def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
     """Raise `ValueError` with the differences, if the run to be resumed was another one."""
-    saved = checkpoints.recorded_run(checkpoint)
+    saved = recorded_run(checkpoint)
     changes = changed_settings(saved.get("config", {}), record["config"])
     if saved.get("data") != record["data"]:
         changes.append("the tokens of the corpus are others")

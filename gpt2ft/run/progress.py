@@ -1,4 +1,4 @@
-"""What a person looks at: progress, log lines, the card at the end, and metrics.jsonl."""
+"""What a run shows while it trains: the progress bar and log lines; and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -13,24 +13,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..loop import Evaluation, StepResult, TrainState
+from ..loop import StepResult, TrainState
 from ..system import durable
-from ..system.terminal import say
+from ..system.terminal import bar, say
 
 SECONDS_BETWEEN_REFRESHES = 0.5
-
-
-def bar(total: int, what: str, *, unit: str = "batch", initial: int = 0) -> tqdm[Any]:
-    """A progress bar that goes away when it is done; none where standard error is no terminal."""
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=what,
-        unit=unit,
-        disable=None,
-        leave=False,
-        dynamic_ncols=True,
-    )
 
 
 class TrainingReport:
@@ -53,8 +40,7 @@ class TrainingReport:
         """Take note of a step; log if a line is due."""
         self._pending.append(result)
         self._bar.update(state.step - self._bar.n)
-        done = result.step == state.step  # else the scaler skipped it
-        if done and (state.step % self._logging_steps == 0 or state.step >= self._max_steps):
+        if state.step % self._logging_steps == 0 or state.step >= self._max_steps:
             self.log(state)
         elif not self._bar.disable and time.monotonic() > self._refreshed:
             self._refreshed = time.monotonic() + SECONDS_BETWEEN_REFRESHES
@@ -67,16 +53,16 @@ class TrainingReport:
         """Read back what is pending, and record it."""
         if not self._pending:
             return
-        tensors = ("loss", "grad_norm", "n_targets", "skipped")
+        tensors = ("loss", "grad_norm", "skipped")
         columns = {
             name: torch.stack([getattr(result, name) for result in self._pending]).tolist()
             for name in tensors
         }
-        columns["n_targets"] = [int(count) for count in columns["n_targets"]]
         records = [
             {
                 "step": result.step,
                 "learning_rate": result.learning_rate,
+                "n_targets": result.n_targets,
                 **{name: columns[name][i] for name in tensors},
             }
             for i, result in enumerate(self._pending)
@@ -159,28 +145,3 @@ def _line(record: dict[str, Any]) -> str:
         for name, value in record.items()
     }
     return json.dumps(finite, ensure_ascii=False) + "\n"
-
-
-def evaluation_line(evaluation: Evaluation) -> str:
-    """Loss and perplexity in words."""
-    return (
-        f"loss {evaluation.loss:.4f}  perplexity {evaluation.perplexity:,.2f}  "
-        f"over {evaluation.n_targets:,} held-out tokens"
-    )
-
-
-def card(before: Evaluation | None, after: Evaluation | None, *, samples: tuple[str, str]) -> str:
-    """Before and after, side by side, and how the model wrote then and writes now."""
-    lines = []
-    if before and after:
-        lines += [
-            f"{'held-out text':<16}{'before':>12}{'after':>12}",
-            f"{'loss':<16}{before.loss:>12.4f}{after.loss:>12.4f}",
-            f"{'perplexity':<16}{before.perplexity:>12,.2f}{after.perplexity:>12,.2f}",
-        ]
-    elif after:
-        lines.append(f"held-out text: {evaluation_line(after)}")
-    for name, sample in zip(("before", "after"), samples, strict=True):
-        if sample:
-            lines += ["", f"--- it wrote {name} ---", sample.strip()]
-    return "\n".join(lines)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import yaml
 
-from ..config import TrainConfig, field_types
+from ..config import TrainConfig
+from ..settings import alternatives, field_types, names_where
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_RECIPE_BYTES = 4 << 20
@@ -21,26 +22,6 @@ DEFAULT_RECIPE = "wikitext2"
 FALLBACK_RECIPE = "quickstart"
 SETTINGS_FILE = "config.yaml"  # of a run, in its output folder
 
-# Of each group a run has one; naming one on the command line clears its recipe's other.
-ALTERNATIVES = (
-    ("model_name_or_path", "model_type"),
-    ("dataset_name", "train_file"),
-)
-
-# What may differ when a run is resumed: it cannot change the weights that come out, or what it
-# decides is compared itself (the tokens), or changing it is the point of resuming.
-MAY_CHANGE_ON_RESUME = frozenset(
-    {
-        *("output_dir", "device", "max_steps", "num_train_epochs", "on_nonfinite"),
-        *("logging_steps", "eval_steps", "save_steps", "save_total_limit"),
-        *("per_device_eval_batch_size", "max_eval_samples", "preprocessing_num_workers"),
-        *("dataset_name", "dataset_config_name", "dataset_split", "text_column"),
-        *("train_file", "validation_file", "validation_split_percentage", "max_train_samples"),
-    }
-)
-# What belongs to one command, not to the run.
-OF_THE_COMMAND = ("resume", "overwrite_output_dir", "debug")
-PATHS = ("model_name_or_path", "dataset_name", "tokenizer_name", "train_file", "validation_file")
 HEADER = "# The settings of this run, every value written out; --resume reads them.\n"
 
 
@@ -65,7 +46,7 @@ def load_recipe(name_or_file: str) -> dict[str, Any]:
         raise ValueError(f"{path} is no recipe, write lines of `name: value`")
     types = field_types(TrainConfig)
     values = {name: _typed(path, types, name, value) for name, value in values.items()}
-    for group in ALTERNATIVES:
+    for group in alternatives(TrainConfig):
         if all(values.get(name) for name in group):
             raise ValueError(f"{path} sets both {' and '.join(group)}, leave one")
     return values
@@ -101,7 +82,7 @@ def with_overrides(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     Raises `ValueError` if two were given of which a run has one.
     """
     values = dict(base)
-    for group in ALTERNATIVES:
+    for group in alternatives(TrainConfig):
         named = [name for name in group if given.get(name)]
         if len(named) > 1:
             raise ValueError(f"--{named[0]} and --{named[1]} exclude each other, give one")
@@ -118,10 +99,10 @@ def with_overrides(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """The settings that make a run what it is, paths made absolute."""
     settings = dataclasses.asdict(config)
-    for name in OF_THE_COMMAND:
+    for name in names_where(TrainConfig, "of_command"):
         del settings[name]
     settings["model_name_or_path"] = config.loaded_model
-    for name in PATHS:
+    for name in names_where(TrainConfig, "path"):
         value = settings[name]
         if isinstance(value, list):
             settings[name] = [os.path.abspath(item) for item in value]
@@ -138,16 +119,19 @@ def to_yaml(config: TrainConfig) -> str:
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs from the run being resumed and could change its result, a phrase each."""
 
+    paths = names_where(TrainConfig, "path")
+    may_change = names_where(TrainConfig, "may_change")
+
     def same(name: str) -> bool:
         then = saved.get(name, "unknown")
-        if name in PATHS and isinstance(then, str) and isinstance(now[name], str):
+        if name in paths and isinstance(then, str) and isinstance(now[name], str):
             return bool(os.path.abspath(then) == os.path.abspath(now[name]))
         return bool(then == now[name])
 
     return [
         f"{name}: {saved.get(name, 'unknown')} then, {now[name]} now"
         for name in now
-        if name not in MAY_CHANGE_ON_RESUME and not same(name)
+        if name not in may_change and not same(name)
     ]
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from ..checkpoint import checkpoints, snapshot
+from ..checkpoint.folders import find_checkpoint
 from ..config import TrainConfig
 from ..loop import train
-from ..system.terminal import say
-from . import progress
-from .build import Run, build, description
+from ..system.terminal import bar, say
+from .build import Run, build
+from .summary import description
 
 Digests = dict[str, dict[str, str]]
 
@@ -39,7 +40,7 @@ def verify_resume(config: TrainConfig, *, steps: int = 3) -> int:
         run = build(config)
         _trained(run, steps)
         checkpoints.save_checkpoint(folder, run.state, tokenizer=run.tokenizer, run=run.record())
-        path, _ = checkpoints.find_checkpoint(folder)
+        path, _ = find_checkpoint(folder)
         assert path
         del run
         run = build(config, path)
@@ -60,15 +61,13 @@ def verify_resume(config: TrainConfig, *, steps: int = 3) -> int:
 def _trained(run: Run, until: int) -> Digests:
     """Train up to that step; returns what the state is then."""
     state = run.state
-    with progress.bar(until, "training", unit="step", initial=state.step) as bar:
+    with bar(until, "training", unit="step", initial=state.step) as shown:
         for _ in train(state, run.data, max_steps=until, **run.loop_settings()):
-            bar.update(state.step - bar.n)
-    rng_tensors, rng_values = snapshot.random_states()
+            shown.update(state.step - shown.n)
     return {
         "weights": _digests(dict(state.model.named_parameters())),
         "moments": _digests(snapshot.optimizer_tensors(state)),
         "counters": _digests(snapshot.state_values(state)),
-        "random states": _digests({**rng_tensors, **rng_values}),
     }
 
 

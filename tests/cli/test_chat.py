@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from benchmarks.faults.processes import ROOT
-from gpt2ft import generate
-from gpt2ft.cli.chat import SETTINGS, Conversation, Model
+from gpt2ft import Sampling, generate
+from gpt2ft.cli.chat import SETTINGS, Conversation
 from gpt2ft.cli.columns import n_cells
 from gpt2ft.config import GenerateConfig
+from gpt2ft.generation.ready_model import ReadyModel
 
 
 class Screen(list):
@@ -46,7 +47,7 @@ def conversation(make_model, tokenizer, screen, monkeypatch):
             raise FileNotFoundError(f"no model {name}")
         model = make_model(seed=int(name)).eval()
         model.lm_head.register_forward_hook(lambda module, args, logits: logits + only_ascii)
-        return Model(name, model, tokenizer)
+        return ReadyModel(name, model, tokenizer)
 
     config = GenerateConfig(interactive=True, seed=5, max_new_tokens=12)
     conversation = Conversation(config, load("0"), load, screen.append)
@@ -57,8 +58,8 @@ def conversation(make_model, tokenizer, screen, monkeypatch):
 def written(conversation, prompt, seed, name="0", **settings):
     """What a model writes on from a prompt, by the function for programs."""
     model = conversation.load(name)
-    settings = {"max_new_tokens": 12, "temperature": 0.8, "top_k": 50, "top_p": 0.95} | settings
-    (text,) = generate(model.model, model.tokenizer, prompt, seed=seed, **settings)
+    sampling = Sampling(**{"max_new_tokens": 12, **settings})
+    (text,) = generate(model.model, model.tokenizer, prompt, sampling, seed=seed)
     return text.text
 
 

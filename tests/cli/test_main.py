@@ -1,5 +1,6 @@
 """The commands as a user gives them, in processes of their own: pytest tests/cli/test_main.py"""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,14 +10,18 @@ import time
 
 import pexpect
 import pytest
+import torch
 import transformers
 
+import gpt2ft
 from benchmarks.faults.processes import ROOT, Started, run
 from gpt2ft.cli import main as cli
+from gpt2ft.cli.flags import trainer_flags
 from gpt2ft.cli.generate import JSON_FIELDS
-from gpt2ft.cli.main import UsageError, newest_finished_run
+from gpt2ft.cli.main import UsageError, main, newest_finished_run
 from gpt2ft.config import TrainConfig
 from gpt2ft.optim import lr_at
+from gpt2ft.settings import alternatives, names_where
 from tests.support.hub_folder import make_hub_folder
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -48,11 +53,13 @@ def test_help_answers_at_once(script, tmp_path):
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys; from gpt2ft import cli\n"
-        "try: cli.train_main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "assert cli.train_main(['--learning_rate', '-1']) == 2\n"
-        "assert cli.generate_main(['-p', 'a', '--top_p', '7']) == 2\n"
+        "import sys; from gpt2ft.cli.main import main\n"
+        "for command in ('train', 'generate', 'verify-resume'):\n"
+        "  try: main([command, '--help'])\n"
+        "  except SystemExit: pass\n"
+        "assert main(['train', '--learning_rate', '-1']) == 2\n"
+        "assert main(['generate', '-p', 'a', '--top_p', '7']) == 2\n"
+        "assert main(['generate', '-i']) == 2\n"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -95,7 +102,13 @@ def test_a_recipe_that_was_named_is_never_replaced(tmp_path):
 
 
 def settings(*arguments):
-    return cli._train_config(vars(cli.make_parser(TrainConfig, "train").parse_args(arguments)))
+    return cli._train_config(given("train", *arguments))
+
+
+def given(*arguments):
+    values = vars(cli.make_parser().parse_args(arguments))
+    del values["command"]
+    return values
 
 
 def test_no_arguments_are_the_mission_and_own_data_is_not():
@@ -112,9 +125,71 @@ def test_flags():
     assert settings("--config", "wikitext2", "--packing").packing
     assert not settings("--no-packing").packing
     assert settings("--fp16").precision == "fp16" and settings("--bf16").precision == "bf16"
-    generate = cli.make_parser(cli.GenerateConfig, "generate")
-    given = vars(generate.parse_args(["-p", "a", "-p", "b", "--greedy"]))
-    assert given == {"prompt": ["a", "b"], "do_sample": False}
+    words = ["-p", "a", "-p", "b", "--greedy", "--stop_strings", "x", "y"]
+    texts = {"prompt": ["a", "b"], "stop_strings": ["x", "y"]}
+    assert given("generate", *words) == {**texts, "do_sample": False}
+
+
+def test_every_meaning_of_a_field_has_a_use():
+    """Of the lists of names that were written out before, as the fields' metadata give them now."""
+    assert names_where(TrainConfig, "of_command") == {"resume", "overwrite_output_dir", "debug"}
+    assert alternatives(TrainConfig) == [
+        ("model_name_or_path", "model_type"),
+        ("dataset_name", "train_file"),
+    ]
+    may_change = names_where(TrainConfig, "may_change")
+    assert {"output_dir", "max_steps", "save_steps", "train_file"} < may_change
+    weights = {"seed", "learning_rate", "block_size", "packing", "precision", "dropout"}
+    assert not weights & may_change
+    assert names_where(TrainConfig, "rules_out_fallback") >= {"train_file", "model_type", "resume"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--evaluation_strategy", "steps"], "--eval_steps"),
+        (["--use-cpu"], "--device cpu"),
+        (["--optim=adafactor"], "The command line always uses fused AdamW"),
+        (["--resume_from_checkpoint", "out/checkpoint-500"], "--resume"),
+        (["--seed", "1", "--fp16_full_eval", "--block_size", "64"], "--precision fp16"),
+        (["--torch_dtype", "auto"], "--precision"),
+    ],
+)
+def test_a_flag_of_the_trainer_is_answered_with_what_to_write(flags, sentence, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["train", *flags])
+    line = capsys.readouterr().err
+    assert exit.value.code == 2 and line.count("\n") == 1
+    assert (
+        line.startswith("gpt2ft: error: --") and " is a flag of run_clm.py, not of gpt2ft. " in line
+    )
+    assert sentence in line
+
+
+def test_no_flag_of_ours_is_answered_for_the_trainer():
+    names = {field.name for field in dataclasses.fields(TrainConfig)} | {"fp16", "bf16", "config"}
+    sentences = trainer_flags()
+    assert not names & sentences.keys()
+    assert {f.name for f in dataclasses.fields(transformers.TrainingArguments)} <= (
+        names | sentences.keys()
+    )
+
+
+def test_the_commands_and_the_version(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"gpt2ft {gpt2ft.__version__} (Python 3.")
+    assert f"torch {torch.__version__}" in shown
+    for arguments in ([], ["nonsense"]):
+        with pytest.raises(SystemExit) as exit:
+            main(arguments)
+        assert exit.value.code == 2
+        assert capsys.readouterr().err.startswith("gpt2ft: error: ")
+    command = [sys.executable, "-m", "gpt2ft", "--version"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.stdout == shown
 
 
 def test_a_checkpoint_may_be_named_with_another_folder_to_go_on_in(tmp_path):

@@ -5,6 +5,9 @@ import torch
 
 from gpt2ft.generation.kv_cache import Contexts, Prefix
 from gpt2ft.generation.sampling import generate_tokens
+from tests.support.settings import with_settings
+
+generate_tokens = with_settings(generate_tokens)
 
 TEXT = [7, 3, 200, 41, 5, 9, 9, 13]
 

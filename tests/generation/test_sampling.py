@@ -14,6 +14,9 @@ from gpt2ft.generation.filters import filter_logits
 from gpt2ft.generation.sampling import ENDED, generate_tokens, sample_token
 from tests.support.families import FAMILIES, SMALLER
 from tests.support.logits import probabilities_of, some_logits
+from tests.support.settings import with_settings
+
+generate_tokens = with_settings(generate_tokens)
 
 BELOW_ONE = math.nextafter(1, 0)
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17]]

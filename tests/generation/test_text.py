@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from gpt2ft import Continuation, generate, stream
 from gpt2ft.generation.sampling import generate_tokens
 from gpt2ft.generation.text import TextDecoder, _Writer, encode_prompt, outgrown
+from tests.support.settings import with_settings
 from tests.support.tiny import byte_tokenizer
+
+generate = with_settings(generate)
+generate_tokens = with_settings(generate_tokens)
+stream = with_settings(stream)
 
 
 def test_characters_are_never_split(tokenizer):

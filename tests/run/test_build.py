@@ -1,19 +1,17 @@
 """Every setting arrives where it belongs: pytest tests/run/test_build.py"""
 
-import inspect
+import dataclasses
 
 import pytest
 import torch
 
-from gpt2ft.cli import main as cli
+from gpt2ft import Sampling
+from gpt2ft.cli.main import main
 from gpt2ft.config import TrainConfig
-from gpt2ft.generation import sampling
-from gpt2ft.generation import text as generation
 from gpt2ft.kernels import dropout
-from gpt2ft.run import finetune
 from gpt2ft.run import build as building
+from gpt2ft.run import finetune
 from gpt2ft.run.build import build
-from gpt2ft.cli import generate as inference
 
 SETTINGS = {
     "block_size": 16,
@@ -81,23 +79,20 @@ def test_what_the_loop_is_given(config, monkeypatch):
 
 
 def test_what_generation_is_given(model_folder, monkeypatch, capsys):
-
     given = {}
 
-    def extend(model, tokenizer, texts, **settings):
-        given.update(settings, prompt=texts[0].prompt, seed=texts[0].seed)
+    def extend(model, tokenizer, texts, sampling):
+        given.update(sampling=sampling, prompt=texts[0].prompt, seed=texts[0].seed)
         yield ["!"]
 
-    monkeypatch.setattr(inference, "extend", extend)
+    monkeypatch.setattr("gpt2ft.cli.generate.extend", extend)
     flags = (
         "--top_k 7 --top_p 0.5 --min_p 0.1 --typical_p 0.9 --temperature 0.25 --seed 3 "
         "--repetition_penalty 1.5 --no_repeat_ngram_size 2 --bad_words no --stop_strings . !"
     )
     arguments = ["-p", "a", "--model_name_or_path", str(model_folder), "--max_new_tokens", "9"]
-    assert cli.generate_main([*arguments, *flags.split(), "--greedy"]) == 0
-    assert given == {
-        "prompt": "a",
-        "seed": 3,
+    assert main(["generate", *arguments, *flags.split(), "--greedy"]) == 0
+    expected = {
         "max_new_tokens": 9,
         "do_sample": False,
         "temperature": 0.25,
@@ -107,13 +102,21 @@ def test_what_generation_is_given(model_folder, monkeypatch, capsys):
         "typical_p": 0.9,
         "repetition_penalty": 1.5,
         "no_repeat_ngram_size": 2,
-        "bad_words": ["no"],
-        "stop_strings": [".", "!"],
+        "bad_words": ("no",),
+        "stop_strings": (".", "!"),
     }
-    taken = [generation.extend, sampling.generate_tokens, sampling.choose_tokens]
-    names = {name for function in taken for name in inspect.signature(function).parameters}
-    assert set(given) - {"prompt", "seed"} <= names
+    assert given == {"prompt": "a", "seed": 3, "sampling": Sampling(**expected)}
+    assert expected.keys() == {field.name for field in dataclasses.fields(Sampling)}
     assert capsys.readouterr().out == "a!\n"
+
+
+def test_a_setting_of_sampling_that_is_none_is_refused_where_it_is_written():
+    with pytest.raises(TypeError, match="temprature"):
+        Sampling(temprature=0.5)
+    with pytest.raises(ValueError, match="top_p is 2, give a number <= 1"):
+        Sampling(top_p=2)
+    with pytest.raises(ValueError, match="stop_strings is 'end', give a sequence"):
+        Sampling(stop_strings="end")
 
 
 def test_the_corpus_gets_its_settings(config, monkeypatch):

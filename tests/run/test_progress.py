@@ -7,7 +7,8 @@ import torch
 from gpt2ft import TrainState, build_optimizer
 from gpt2ft.loop import Evaluation, StepResult
 from gpt2ft.run import progress as report
-from gpt2ft.run.progress import TrainingReport, card, forget_after
+from gpt2ft.run.progress import TrainingReport, forget_after
+from gpt2ft.run.summary import card
 
 
 def test_forgetting_what_will_be_done_again(tmp_path):
@@ -52,6 +53,6 @@ def test_the_rate_leaves_out_what_is_no_step(tmp_path, make_model, monkeypatch, 
         clock[0] += 5
         state.step, state.tokens = step, 50 * step
         one = torch.ones(())
-        log.step(StepResult(step, one, one * 50, one, 0.1, one < 0), state)
+        log.step(StepResult(step, one, range(step - 1, step), 50, one, 0.1, one < 0), state)
     log.close()
     assert "10 tok/s  00:10 left" in capsys.readouterr().out

@@ -1,0 +1,41 @@
+"""A model made ready to generate: loaded, on its device, in the dtype it computes in."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from ..kernels.accelerate import accelerate, pack_linear
+from ..models.loading import load_model, load_tokenizer
+from ..precision import Precision
+from .kv_cache import Prefix
+
+
+@dataclasses.dataclass
+class ReadyModel:
+    """A model to generate with, its tokenizer, and what it has read of the last text."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    prefix: Prefix = dataclasses.field(default_factory=Prefix)
+
+
+def load_ready(name: str, precision: Precision, *, revision: str = "main") -> ReadyModel:
+    """Model and tokenizer of that name, ready to generate; raises as `models.loading` does."""
+    tokenizer = load_tokenizer(name, revision=revision)
+    model = load_model(name, revision=revision)
+    return ReadyModel(name, make_ready(model, precision), tokenizer)
+
+
+def make_ready(model: Any, precision: Precision) -> Any:
+    """The model on its device, its weights in the dtype it computes in, its parts the fastest.
+
+    Under autocast the weights would be cast again for every token.
+    """
+    model.to(precision.device, precision.dtype or torch.float32)
+    accelerate(model)
+    pack_linear(model)
+    return model
