@@ -81,6 +81,7 @@ def pretrain(settings: dict[str, Any], parts: Path, model_dir: Path) -> dict[str
     from gpt2ft.run.finetune import finetune
 
     torch.set_num_threads(1)
+    gpt2ft.keep_freed_memory()
     files, held_out = part_files(parts, "train"), part_files(parts, "choose")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as run:

@@ -43,9 +43,9 @@ def write_corpus(path: Path, texts: list[Path], n_bytes: int) -> None:
 def run_here(file: Path, tokenizer: str, trains: bool) -> None:
     """Build, and train if asked; prints what it took as JSON."""
     import datasets
-    import gpt2ft.run.build
     import torch
 
+    import gpt2ft.run.build
     from gpt2ft.config import TrainConfig
     from gpt2ft.loop import train
 

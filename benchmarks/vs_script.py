@@ -46,6 +46,7 @@ def blocks(file: Path, tokenizer: Any, limit: int | None = None) -> gpt2ft.Block
 
 def ours(data: Path, tokenizer: Any, seconds: float) -> dict[str, Any]:
     model = new_model()
+    gpt2ft.keep_freed_memory()
     gpt2ft.accelerate(model)
     optimizer = gpt2ft.build_optimizer(model, learning_rate=LEARNING_RATE)
     state = gpt2ft.TrainState.create(model, optimizer)

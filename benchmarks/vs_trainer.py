@@ -78,6 +78,7 @@ class Ordered:
 def ours(shape: Shape, n_steps: int) -> tuple[list[float], list[float]]:
     """Seconds and loss of each step."""
     model = new_model(shape)
+    gpt2ft.keep_freed_memory()
     gpt2ft.accelerate(model)
     precision = resolve_precision(shape.precision, torch.device("cpu"))
     optimizer = gpt2ft.build_optimizer(model, learning_rate=LEARNING_RATE)

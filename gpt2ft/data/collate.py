@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-IGNORED = -100
+IGNORED = -100  # as the losses of torch have it
 
 
 @dataclass(frozen=True)

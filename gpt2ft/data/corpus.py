@@ -16,8 +16,10 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, Value
 
-from ..system.hub import BUILT_IN_TEXT, HubUnavailableError, is_offline
+from ..system.hub import HubUnavailableError, is_offline
 from . import json_files, text_files
+from .built_in import BUILT_IN_TEXT, python_reference
+from .text_column import choose_column
 
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -62,27 +64,32 @@ def load_corpus(
         raise ValueError("no corpus, name files or a data set")
     train_files, validation_files = _expand(train_file), _expand(validation_file)
     whole_files = not lines and _loader(train_files) == "text"
+    reader = _Reader(text_column, lines)
     if dataset_name == BUILT_IN_TEXT:
         if dataset_split != "train":
             raise ValueError(f"{BUILT_IN_TEXT} has no {dataset_split}, give --dataset_split train")
-        train, validation = _python_reference(), None
+        train, validation = Dataset.from_dict({"text": python_reference()}), None
     elif dataset_name is not None:
-        train = _from_hub(dataset_name, dataset_config_name, dataset_split, text_column)
+        train = reader.hub(dataset_name, dataset_config_name, dataset_split)
         validation = None
         if not re.search(r"(^|\+)\s*(validation|all)\b", dataset_split):
-            validation = _hub_validation(dataset_name, dataset_config_name, text_column)
+            validation = reader.hub_validation(dataset_name, dataset_config_name)
     else:
         held_out = 0.0 if validation_files or not whole_files else validation_split_percentage
         border = 1 - held_out / 100
-        train = _from_files(train_files, lines, text_column, end=border)
-        validation = None
-        if held_out:
-            validation = _from_files(train_files, lines, text_column, start=border)
+        train = reader.files(train_files, end=border)
+        validation = reader.files(train_files, start=border) if held_out else None
     if validation_files:
-        validation = _from_files(validation_files, lines, text_column)
+        validation = reader.files(validation_files)
     elif validation is None and validation_split_percentage and not whole_files:
         train, validation = _split_rows(train, validation_split_percentage, contiguous, seed)
     return Corpus(train, validation)
+
+
+def texts_of(documents: Dataset, size: int = 100) -> Iterator[str]:
+    """Texts of a data set with a column `text`, read from disk `size` at a time."""
+    for rows in documents.iter(batch_size=size):
+        yield from (text or "" for text in rows["text"])
 
 
 def _split_rows(
@@ -98,39 +105,87 @@ def _split_rows(
     return parts["train"], parts["test"]
 
 
-def _python_reference() -> Dataset:
-    """The Python language reference, a document a topic; every CPython carries it."""
-    import pydoc_data.topics
+@dataclass(frozen=True)
+class _Reader:
+    """Reads tables and text files as data sets with the one column `text`."""
 
-    topics: dict[str, str] = pydoc_data.topics.topics
-    return Dataset.from_dict({"text": [topics[name] for name in sorted(topics)]})
+    text_column: str | None
+    """Column that holds the text; None: see `choose_column`."""
+    lines: bool
+    """Whether each line of a text file is a row, rather than each file a document."""
 
+    def hub(self, name: str, config: str | None, split: str) -> Dataset:
+        """A split of a data set on the hub, or of a folder of that form."""
+        try:
+            builder = datasets.load_dataset_builder(name, config, cache_dir=_folder_cache(name))
+            elsewhere = _files_elsewhere(builder, name)
+            if not elsewhere:
+                builder.download_and_prepare()
+                rows = builder.as_dataset(split=split)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise ValueError(f"data set {name} cannot be read, {_reason(error)}") from error
+        except (OSError, ValueError) as error:
+            # Offline, with another configuration cached, datasets raises ValueError.
+            lost = isinstance(error, OSError) or "cache" in str(error)
+            if not lost:
+                raise
+            if os.path.isdir(name) or not is_offline():
+                raise FileNotFoundError(f"data set {name} cannot be loaded, {error}") from error
+            raise HubUnavailableError(
+                f"data set {name} is neither on this machine nor is the hub reachable, "
+                "name a folder or --train_file"
+            ) from error
+        except Exception as error:  # a script, pickled objects, settings that are no YAML
+            raise ValueError(f"data set {name} is refused, {str(error)[:300]}") from error
+        if elsewhere:
+            raise ValueError(f"data set {name} is refused, {elsewhere[0]} is no part of it")
+        return self._text_only(rows, name)
 
-def _from_hub(name: str, config: str | None, split: str, text_column: str | None) -> Dataset:
-    try:
-        builder = datasets.load_dataset_builder(name, config, cache_dir=_folder_cache(name))
-        elsewhere = _files_elsewhere(builder, name)
-        if not elsewhere:
-            builder.download_and_prepare()
-            rows = builder.as_dataset(split=split)
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise ValueError(f"data set {name} cannot be read, {_reason(error)}") from error
-    except (OSError, ValueError) as error:
-        # Offline, with another configuration cached, datasets raises ValueError.
-        lost = isinstance(error, OSError) or "cache" in str(error)
-        if not lost:
-            raise
-        if os.path.isdir(name) or not is_offline():
-            raise FileNotFoundError(f"data set {name} cannot be loaded, {error}") from error
-        raise HubUnavailableError(
-            f"data set {name} is neither on this machine nor is the hub reachable, "
-            "name a folder or --train_file"
-        ) from error
-    except Exception as error:  # a script, pickled objects, settings that are no YAML
-        raise ValueError(f"data set {name} is refused, {str(error)[:300]}") from error
-    if elsewhere:
-        raise ValueError(f"data set {name} is refused, {elsewhere[0]} is no part of it")
-    return _text_only(rows, text_column, name)
+    def hub_validation(self, name: str, config: str | None) -> Dataset | None:
+        """The data set's own validation split, None if it has none."""
+        try:
+            return self.hub(name, config, "validation")
+        except ValueError:
+            return None
+
+    def files(self, files: Sequence[str], *, start: float = 0.0, end: float = 1.0) -> Dataset:
+        """Rows of the files; of whole text files, the part from fraction `start` to `end`."""
+        loader = _loader(files)
+        # Size and time of change are part of the cache's key: an edited file is read again.
+        stamps = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+        if loader == "text":
+            pieces = {"stamps": stamps, "lines": self.lines, "start": start, "end": end}
+            return _cached(text_files.text_pieces, pieces, PIECES)
+        if loader == "json":
+            records = {"stamps": stamps, "text_column": self.text_column}
+            return _cached(json_files.json_texts, records, TEXTS)
+        source = ", ".join(files)
+        try:
+            # Escaped: these are files, which datasets would take for globs once more. In a CSV file
+            # "None" and "NA" are words.
+            options = {"keep_default_na": False} if loader == "csv" else {}
+            names = [glob.escape(name) for name in files]
+            rows = datasets.load_dataset(loader, data_files=names, split="train", **options)
+        except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+            if isinstance(error.__cause__, UnicodeDecodeError):
+                for path, size, _ in stamps:
+                    for _ in text_files.read_text(path, 0, size):  # raises with file and byte
+                        pass
+            raise ValueError(
+                f"{source} cannot be read as {loader}, {_reason(error)}, correct it"
+            ) from error
+        return self._text_only(rows, source)
+
+    def _text_only(self, rows: Dataset, source: str) -> Dataset:
+        """The rows with their text alone, in a column `text`."""
+        strings = [
+            name
+            for name, feature in rows.features.items()
+            if getattr(feature, "dtype", None) in ("string", "large_string")
+        ]
+        column = choose_column(source, self.text_column, strings, rows.column_names)
+        rows = rows.select_columns([column])
+        return rows if column == "text" else rows.rename_column(column, "text")
 
 
 def _files_elsewhere(builder: datasets.DatasetBuilder, name: str) -> list[str]:
@@ -152,13 +207,6 @@ def _folder_cache(name: str) -> str | None:
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     key = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
     return os.path.join(datasets.config.HF_DATASETS_CACHE, f"folder-{key}")
-
-
-def _hub_validation(name: str, config: str | None, text_column: str | None) -> Dataset | None:
-    try:
-        return _from_hub(name, config, "validation", text_column)
-    except ValueError:  # it has no such split
-        return None
 
 
 def _loader(files: Sequence[str]) -> str:
@@ -190,47 +238,12 @@ def _expand(patterns: Sequence[str]) -> list[str]:
     return files
 
 
-def _from_files(
-    files: Sequence[str],
-    lines: bool,
-    text_column: str | None,
-    *,
-    start: float = 0.0,
-    end: float = 1.0,
-) -> Dataset:
-    """Rows of the files; `start` and `end`, fractions of each, where text files are documents."""
-    loader = _loader(files)
-    # Size and time of change are part of the cache's key: an edited file is read again.
-    stamps = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
-    if loader == "text":
-        pieces = {"stamps": stamps, "lines": lines, "start": start, "end": end}
-        return _cached(text_files.text_pieces, pieces, PIECES)
-    if loader == "json":
-        records = {"stamps": stamps, "text_column": text_column}
-        return _cached(json_files.json_texts, records, TEXTS)
-    source = ", ".join(files)
-    try:
-        # Escaped: these are files, which datasets would take for globs once more. In a CSV file
-        # "None" and "NA" are words.
-        options = {"keep_default_na": False} if loader == "csv" else {}
-        names = [glob.escape(name) for name in files]
-        rows = datasets.load_dataset(loader, data_files=names, split="train", **options)
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        if isinstance(error.__cause__, UnicodeDecodeError):
-            for path, size, _ in stamps:
-                for _ in text_files.read_text(path, 0, size):  # raises with file and byte
-                    pass
-        raise ValueError(
-            f"{source} cannot be read as {loader}, {_reason(error)}, correct it"
-        ) from error
-    return _text_only(rows, text_column, source)
-
-
 def _cached(
     texts: Callable[..., Iterator[dict[str, Any]]], arguments: dict[str, Any], features: Features
 ) -> Dataset:
     """`texts(**arguments)`, from the cache if it was made before, by the same code."""
-    key = inspect.getsource(text_files) + inspect.getsource(json_files) + repr(arguments)
+    code = [inspect.getsource(part) for part in (text_files, json_files, choose_column)]
+    key = repr((code, arguments))
     try:
         return Dataset.from_generator(
             texts,
@@ -246,15 +259,3 @@ def _reason(error: Exception) -> str:
     """What `datasets` says is wrong, or hides behind what it says."""
     reason = str(error.__cause__ or error).strip()
     return "it has no records" if "corresponds to no data" in reason else reason
-
-
-def _text_only(rows: Dataset, text_column: str | None, source: str) -> Dataset:
-    """The rows with their text alone, in a column `text`."""
-    strings = [
-        name
-        for name, feature in rows.features.items()
-        if getattr(feature, "dtype", None) in ("string", "large_string")
-    ]
-    column = json_files.choose_column(source, text_column, strings, rows.column_names)
-    rows = rows.select_columns([column])
-    return rows if column == "text" else rows.rename_column(column, "text")

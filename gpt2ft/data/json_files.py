@@ -1,11 +1,12 @@
-"""Files of JSON records, one a line or all in one array; and which column holds the text."""
+"""Files of JSON records, one a line or all in one array."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from .text_column import choose_column
 from .text_files import read_text, split_lines
 
 EXAMPLE = '{"text": "..."}'
@@ -63,24 +64,3 @@ def _parsed(path: str, number: int, text: str) -> Any:
         raise ValueError(f"{path} line {number} is no JSON, {what}, correct it") from error
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
         raise ValueError(f"{path} line {number} cannot be read, {error}, correct it") from error
-
-
-def choose_column(
-    source: str, wanted: str | None, strings: Sequence[str], names: Collection[str]
-) -> str:
-    """The column that holds the text: the one wanted, else `text`, else the only one of strings.
-
-    `names` are all columns, `strings` those of strings. Raises `ValueError`.
-    """
-    column = wanted or ("text" if "text" in names else None)
-    if column is None and len(strings) == 1:
-        column = strings[0]
-    if column is not None and column in strings:
-        return column
-    if column in names:
-        raise ValueError(
-            f"{source} has numbers or others in its column {column}, not strings, "
-            "name another --text_column"
-        )
-    have = ", ".join(names) or "nothing"
-    raise ValueError(f"{source} has no column {column or 'text'} but {have}, name --text_column")

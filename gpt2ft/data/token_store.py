@@ -66,6 +66,17 @@ class TokenStore:
     def n_tokens(self) -> int:
         return int(self.offsets[-1])
 
+    def check_vocabulary(self, size: int) -> None:
+        """Raise `ValueError` for a token id that a model with so many embeddings does not have.
+
+        There CUDA would fail without saying why.
+        """
+        if self.largest >= size:
+            raise ValueError(
+                f"the text has token id {self.largest}, the model's embedding {size} rows, "
+                "use the model's own tokenizer"
+            )
+
     def digest(self) -> str:
         """Hash of the tokens and of where documents begin: what the data is, wherever it lies."""
         state = xxhash.xxh3_128()
@@ -112,10 +123,6 @@ def tokenize(
         "keep_blank": one_text,
         "strip_pieces": _adds_space(tokenizer),
     }
-    # A key of our own: that of a fast tokenizer's pickle changes once it has been used
-    # (datasets#3847), and the cache would miss.
-    code = inspect.getsource(_tokenize_batch) + inspect.getsource(described)
-    key = json.dumps([documents._fingerprint, _identity(tokenizer), options, code])
     tokenized = documents.map(
         _tokenize_batch,
         fn_kwargs={"tokenizer": tokenizer, **options},
@@ -124,7 +131,7 @@ def tokenize(
         remove_columns=documents.column_names,
         features=FEATURES,
         num_proc=num_proc,
-        new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
+        new_fingerprint=_fingerprint(documents, tokenizer, options),
         desc="Tokenizing",
     )
     return TokenStore(tokenized, has_prefix=bool(options["prefix"]), end=end)
@@ -188,12 +195,15 @@ def _adds_space(tokenizer: Any) -> bool:
     return _bare(tokenizer, "a b c d") != _bare(tokenizer, "a b") + _bare(tokenizer, " c d")
 
 
-def _identity(tokenizer: Any) -> str:
-    """What decides which ids a text gets."""
-    if getattr(tokenizer, "is_fast", False):
-        return str(tokenizer.backend_tokenizer.to_str())
-    return json.dumps(
-        [type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.init_kwargs],
-        sort_keys=True,
-        default=str,
-    )
+def _fingerprint(documents: Dataset, tokenizer: Any, options: Mapping[str, Any]) -> str | None:
+    """The key under which the cache of `datasets` keeps the tokens; None: it makes its own.
+
+    Its own would be right, but changes once a fast tokenizer has been used (datasets#3847): the
+    cache would miss. Ours needs the data set's fingerprint, which has no public name.
+    """
+    fingerprint = getattr(documents, "_fingerprint", None)
+    if fingerprint is None or not getattr(tokenizer, "is_fast", False):
+        return None
+    code = inspect.getsource(_tokenize_batch) + inspect.getsource(described)
+    key = json.dumps([fingerprint, tokenizer.backend_tokenizer.to_str(), options, code])
+    return hashlib.sha256(key.encode()).hexdigest()[:32]

@@ -12,10 +12,8 @@ from typing import Any
 
 import transformers
 from torch import nn
-from transformers.activations import NewGELUActivation
-from transformers.masking_utils import sdpa_mask
-from transformers.pytorch_utils import Conv1D
 
+from ..models.probe import attention_implementation
 from .attention import attention
 from .dropout import Dropout
 from .packed_linear import PackedLinear, can_pack
@@ -24,20 +22,22 @@ ATTENTION = "gpt2ft"
 
 
 def accelerate(model: nn.Module) -> None:
-    """Let a model on a CPU use what is here, where it has the usual parts; else it stays as it is.
+    """Replace the parts of a model on a CPU for which there is something faster here.
 
     GPT-2's activation as one kernel; attention of short rows and with dropout; dropout; and the
-    gradient of an embedding that is tied to the head. Also keeps memory that is freed: the same
-    tensors are needed in the next step. What is saved of the model does not change.
+    gradient of an embedding that is tied to the head. A model of other parts, or on another device,
+    stays as it is. What is saved of the model does not change. See also `keep_freed_memory`.
     """
     if next(model.parameters()).device.type != "cpu":
         return
-    keep_freed_memory()
-    _swap(model, NewGELUActivation, lambda _: nn.GELU(approximate="tanh"))
+    gelu = getattr(transformers.activations, "NewGELUActivation", None)
+    if gelu is not None:
+        _swap(model, gelu, lambda _: nn.GELU(approximate="tanh"))
     _swap(model, nn.Dropout, lambda child: Dropout(child.p))
-    if getattr(getattr(model, "config", None), "_attn_implementation", None) == "sdpa":
+    if attention_implementation(getattr(model, "config", None)) == "sdpa":
+        mask = transformers.AttentionMaskInterface()["sdpa"]
         transformers.AttentionInterface.register(ATTENTION, attention)
-        transformers.AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+        transformers.AttentionMaskInterface.register(ATTENTION, mask)
         model.set_attn_implementation(ATTENTION)  # type: ignore[operator]
     if isinstance(model, transformers.PreTrainedModel):
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -51,8 +51,6 @@ def compile_blocks(model: nn.Module) -> None:
     The head stays, which the loss needs apart, and the embedding: compiled for a CPU, its gradient
     would be added up in no fixed order. Another compilation follows for another shape of a batch.
     """
-    if next(model.parameters()).device.type == "cpu":
-        keep_freed_memory()
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     size = {group: sum(p.numel() for p in group.parameters()) for group in lists}
     for block in max(lists, key=lambda group: size[group], default=[]):
@@ -60,14 +58,14 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 def pack_linear(model: nn.Module) -> None:
-    """`nn.Linear` and GPT-2's `Conv1D` as `PackedLinear`, where that is to be had.
+    """Replace `nn.Linear` and GPT-2's `Conv1D` by `PackedLinear`, if this build of torch has it.
 
-    For a model on a CPU that only writes: its state is not to be saved then.
+    For a model on a CPU that only generates: afterwards its state must not be saved.
     """
     if not can_pack(next(p for p in model.parameters() if p.dim() == 2)):
         return
     _swap(model, nn.Linear, lambda child: PackedLinear(child.weight, child.bias))
-    _swap(model, Conv1D, lambda child: PackedLinear(child.weight.T, child.bias))
+    _swap(model, transformers.Conv1D, lambda child: PackedLinear(child.weight.T, child.bias))
 
 
 def _swap(model: nn.Module, kind: type, replacement: Callable[[Any], nn.Module]) -> None:
@@ -79,8 +77,12 @@ def _swap(model: nn.Module, kind: type, replacement: Callable[[Any], nn.Module])
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed, in this process: it gives large tensors back to the system,
-    which then fills each page with zeros again. Elsewhere this does nothing."""
+    """Have the C library keep freed memory for the next step, for the whole process.
+
+    For a program that trains or generates on a CPU: glibc returns the memory of large tensors to
+    the system, which fills each page with zeros when the next step asks for it again. Programs call
+    this themselves, since it concerns everything in the process. Without glibc it does nothing.
+    """
     if sys.platform != "linux":
         return
     trim_threshold, top_pad, mmap_max = -1, -2, -4

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import AttentionInterface
 
 from .dropout import draw_seed, dropped, kept, kept_scale
 
@@ -28,7 +28,7 @@ def attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`sdpa_attention_forward` of transformers, by plain products where they are faster on a CPU.
+    """The `sdpa` attention of transformers, by plain products where they are faster on a CPU.
 
     query `(B, H, T, D)`, key and value `(B, H or fewer, S, D)`; returns `(B, T, H, D)`.
     """
@@ -40,9 +40,12 @@ def attention(
     causal = kwargs.get("is_causal", getattr(module, "is_causal", True)) in (True, None)
     slow = causal and key.shape[2] == length and (length <= SHORT_ROW or dropout > 0)
     if not (plain and learns and slow):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        sdpa = AttentionInterface()["sdpa"]
+        options = {"dropout": dropout, "scaling": scaling, **kwargs}
+        result: tuple[torch.Tensor, None] = sdpa(
+            module, query, key, value, attention_mask, **options
         )
+        return result
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
@@ -111,8 +114,7 @@ class _Attention(torch.autograd.Function):
                 stays = kept(weights.shape, p, seed + number)
                 d_weights, used = dropped(d_weights, stays), dropped(weights, stays)
             d_value[:, heads, seen] += used.mT @ grad[:, heads, rows]
-            # With w the softmax: w * (d - sum(w * d)), in one kernel.
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            d_scores = _softmax_gradient(d_weights, weights)
             d_query[:, heads, rows] = d_scores @ key[:, heads, seen]
             d_key[:, heads, seen] += d_scores.mT @ mine
         return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None
@@ -141,6 +143,18 @@ def _added(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor:
         return mask.to(query.dtype)
     least = torch.finfo(query.dtype).min
     return torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, least)
+
+
+def _softmax_gradient(grad: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Gradient of what the softmax over the last dimension was taken of: one kernel, if torch has
+    it under this name."""
+    fused = getattr(torch, "_softmax_backward_data", None)
+    if fused is not None:
+        gradient: torch.Tensor = fused(grad, weights, -1, weights.dtype)
+        return gradient
+    grad, dtype = grad.float(), weights.dtype
+    products = weights.float() * grad
+    return (products - weights * products.sum(-1, keepdim=True)).to(dtype)
 
 
 def _weights(query: torch.Tensor, key: torch.Tensor, added: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Linear layers to write with on a CPU, their weights in the order that its kernels read them."""
+"""Linear layers to generate with on a CPU, weights stored in the order its kernels read them."""
 
 from __future__ import annotations
 

@@ -9,37 +9,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import safetensors
 import transformers
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from transformers import dynamic_module_utils
-from transformers.distributed.checkpoint import is_sharded_checkpoint
-from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
-from transformers.utils.hub import cached_file, resolve_revision
+from transformers.models.auto import tokenization_auto
+from transformers.utils import hub as transformers_hub
 
 from ..system.hub import HubUnavailableError, is_offline
+from .probe import attention_implementation
 
 MAX_JSON_BYTES = 64 << 20
 
 
 @contextlib.contextmanager
 def loading(what: str, name: str, revision: str) -> Iterator[str]:
-    """All from one commit, which is given; no question asked; and an error a user can act on."""
-    seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE
-    # Where `trust_remote_code=False` does not reach (a part of a model, say), transformers would
-    # ask on standard input whether to run code: there the next prompt might be the answer.
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    """Gives the commit that everything is loaded from; turns errors into ones a user can act on."""
     try:
         if os.path.isfile(name):
             raise ValueError("it is a file, name the folder it is in")
         if os.path.isdir(name) and not any(file.endswith(".json") for file in os.listdir(name)):
             there = ", ".join(sorted(os.listdir(name))[:9]) or "nothing"
             raise ValueError(f"it holds {there}, but no model, name another")
-        # As a plain hash: on "main", transformers would take weights from a pull request.
-        yield getattr(resolve_revision(name, revision), "resolved", revision)
+        yield _commit(name, revision)
     except Exception as error:
         raise _unavailable(what, name, error) from error
-    finally:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
+
+
+def never_ask() -> None:
+    """Have transformers refuse code that comes with a model, wherever it would ask; for a program.
+
+    Where `trust_remote_code=False` does not reach (a part of a model, say), it would ask on
+    standard input: there the next prompt might be the answer.
+    """
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
 
 
 def _unavailable(what: str, name: str, error: Exception) -> Exception:
@@ -63,10 +67,15 @@ def _unavailable(what: str, name: str, error: Exception) -> Exception:
 
 def _json(name: str, file: str, revision: str) -> dict[str, Any]:
     """An object that comes with a model, empty if there is none. Raises `ValueError`."""
-    optional = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
-    path = cached_file(name, file, revision=revision, **dict.fromkeys(optional, False))
-    if path is None:
-        return {}
+    if os.path.isdir(name):
+        path = os.path.join(name, file)
+        if not os.path.isfile(path):
+            return {}
+    else:
+        try:
+            path = huggingface_hub.hf_hub_download(name, file, revision=revision)
+        except (EntryNotFoundError, HFValidationError):
+            return {}  # there is none; or none is known, offline; or it is no name of the hub's
     if os.path.getsize(path) > MAX_JSON_BYTES:
         raise ValueError(f"{file} has {os.path.getsize(path)} bytes, over {MAX_JSON_BYTES}")
     try:
@@ -78,6 +87,22 @@ def _json(name: str, file: str, revision: str) -> dict[str, Any]:
     return values
 
 
+def _commit(name: str, revision: str) -> str:
+    """The commit of a branch or tag: given "main", transformers takes weights from pull requests.
+
+    Without the function of transformers that finds it, the revision as it is.
+    """
+    resolve = getattr(transformers_hub, "resolve_revision", None)
+    found = resolve(name, revision) if resolve else None
+    return str(getattr(found, "resolved", revision))
+
+
+def _tokenizer_class(name: str) -> Any:
+    """What transformers would take for the tokenizer class of that name, None if there is none."""
+    find = getattr(tokenization_auto, "tokenizer_class_from_name", None)
+    return find(name) if find else getattr(transformers, name, None)
+
+
 def check_tokenizer(name: str, revision: str) -> None:
     """Refuse as its class what is none: some load parts that `trust_remote_code=False` misses."""
     for file in ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json"):
@@ -85,7 +110,7 @@ def check_tokenizer(name: str, revision: str) -> None:
     base = transformers.PreTrainedTokenizerBase
     for file in ("tokenizer_config.json", "config.json"):
         named = _json(name, file, revision).get("tokenizer_class")
-        kind: Any = tokenizer_class_from_name(named) if named else None
+        kind = _tokenizer_class(named) if named else None
         if kind and not (isinstance(kind, type) and issubclass(kind, base)):
             raise ValueError(f"{file} names the class {named}, no tokenizer that is installed")
 
@@ -94,7 +119,7 @@ def check_model(name: str, revision: str) -> None:
     """Refuse other weights than safetensors beside `config.json`: a file of JSON may name any."""
     if _json(name, "adapter_config.json", revision):
         raise ValueError("it is an adapter (adapter_config.json), merge it into its model first")
-    if is_sharded_checkpoint(name):
+    if any(Path(name).glob("shard-*.safetensors")):
         raise ValueError("it holds shard-*.safetensors of a distributed run, consolidate them")
     _json(name, "generation_config.json", revision)
     config = _json(name, "config.json", revision)
@@ -113,8 +138,8 @@ def drop_code(config: Any) -> None:
     `transformers` knows the type and does without; what is saved must not hand it on.
     """
     vars(config).pop("auto_map", None)
-    if "/" in str(config._attn_implementation):
-        code = config._attn_implementation
+    code = str(attention_implementation(config))
+    if "/" in code:
         raise ValueError(f"its attention would be code from {code}, which is refused, name another")
     for part in filter(None, (getattr(config, name, None) for name in config.sub_configs)):
         drop_code(part)

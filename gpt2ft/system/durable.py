@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
+if TYPE_CHECKING:
+    import torch
 
 HASH_BYTES = 1 << 20
 
@@ -37,10 +37,14 @@ def append(path: Path, data: bytes) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Create a file of tensors, as safetensors. Raises `OSError`."""
+    from safetensors import SafetensorError  # only where it is used: it loads torch
+    from safetensors.torch import save_file
+
     try:
-        safetensors.torch.save_file(tensors, path)
-    except safetensors.SafetensorError as error:  # it has no errno
+        save_file(tensors, path)
+    except SafetensorError as error:  # it has no errno
         raise OSError(f"{path} cannot be written, {error}") from error
+    _give_usual_mode(path)
 
 
 def write_by(save: Callable[..., object], folder: Path, **options: Any) -> None:
@@ -51,11 +55,12 @@ def write_by(save: Callable[..., object], folder: Path, **options: Any) -> None:
         raise
     except Exception as error:  # tokenizers knows no other
         raise OSError(f"{folder} cannot be written, {error}") from error
+    for path in folder.iterdir():
+        _give_usual_mode(path)
 
 
 def settle(path: Path) -> None:
     """Bring a file's content to the disk for good."""
-    path.chmod(0o666 & ~_umask())  # safetensors writes 0600
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
@@ -97,9 +102,13 @@ def make_folder(path: Path) -> None:
 
 def temporary_folder(parent: Path, prefix: str) -> Path:
     """A new folder, in the same file system as what it will become."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    folder.chmod(0o777 & ~_umask())
-    return folder
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(4)}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -131,7 +140,9 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _give_usual_mode(path: Path) -> None:
+    """Let a file be read by whom the folder can be read: safetensors makes files of mode 0600.
+
+    The folder was made here, with the mode that the umask gives.
+    """
+    path.chmod(path.parent.stat().st_mode & 0o666)

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: whether it can be reached, found out in seconds, and what needs none."""
+"""The Hugging Face hub: whether it can be reached, found out in seconds."""
 
 from __future__ import annotations
 
@@ -6,22 +6,10 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from pathlib import Path
-
-BUILT_IN_MODEL = "gpt2-mini"
-BUILT_IN_TEXT = "python-reference"
-ASSETS = Path(__file__).parent.parent / "models"
 
 
 class HubUnavailableError(ConnectionError):
     """What was named is neither on this machine nor to be had from the hub now."""
-
-
-def located(model_name: str) -> str:
-    """The folder of the model that is built in, else the name; a folder of that name goes first."""
-    if model_name == BUILT_IN_MODEL and not os.path.isdir(model_name):
-        return str(ASSETS / BUILT_IN_MODEL)
-    return model_name
 
 
 def go_offline_if_unreachable(seconds: float = 5.0) -> bool:

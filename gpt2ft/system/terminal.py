@@ -35,6 +35,19 @@ def say(text: str = "") -> None:
         discard_output()
 
 
+def bar(total: int, what: str, *, unit: str = "batch", initial: int = 0) -> tqdm[Any]:
+    """A progress bar that goes away when it is done; none where standard error is no terminal."""
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=what,
+        unit=unit,
+        disable=None,
+        leave=False,
+        dynamic_ncols=True,
+    )
+
+
 def discard_output() -> None:
     """From here on standard output goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

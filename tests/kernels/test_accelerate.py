@@ -7,16 +7,20 @@ import pytest
 import torch
 import transformers
 
-from gpt2ft import CausalLMCollator, accelerate, causal_lm_loss
+from gpt2ft import CausalLMCollator, accelerate, causal_lm_loss, count_targets
 from gpt2ft.generation.sampling import generate_tokens
-from gpt2ft.kernels import attention, dropout
+from gpt2ft.guards import undisturbed
 from gpt2ft.kernels import accelerate as kernels
+from gpt2ft.kernels import attention, dropout
 from gpt2ft.kernels.packed_linear import PackedLinear
-from gpt2ft.loop import undisturbed
-from gpt2ft.models.loading import plain_head
+from gpt2ft.models.probe import plain_head
 from gpt2ft.precision import cpu_multiplies_bf16
 from tests.support.families import FAMILIES, SMALLER
+from tests.support.settings import with_settings
 
+generate_tokens = with_settings(generate_tokens)
+
+SDPA = transformers.AttentionInterface()["sdpa"]
 ROWS = [[3, 200, 7, 7, 41, 9], [250, 1], [8, 9, 10, 11], [5, 6, 7, 8, 9, 10, 11, 12]]
 
 
@@ -50,7 +54,7 @@ def test_which_heads_are_plain(model, make_llama):
 def test_a_head_that_is_not_plain_trains_all_the_same():
     capped = small("gemma2", final_logit_softcapping=0.05)
     batch = CausalLMCollator(0)([{"input_ids": row} for row in ROWS])
-    loss, n = causal_lm_loss(capped, batch)
+    loss, n = causal_lm_loss(capped, batch), count_targets(batch)
     mask = (batch["labels"] != -100).long()
     theirs = capped(input_ids=batch["input_ids"], labels=batch["labels"], attention_mask=mask).loss
     torch.testing.assert_close(loss / n, theirs, rtol=1e-5, atol=1e-6)
@@ -63,7 +67,7 @@ def trained(model, *, position_ids=False):
         row = [token for row in ROWS for token in row]
         batch = {"input_ids": torch.tensor([row]), "labels": torch.tensor([row])}
         batch["position_ids"] = torch.tensor([[i for row in ROWS for i in range(len(row))]])
-    loss, n = causal_lm_loss(model.train(), batch)
+    loss, n = causal_lm_loss(model.train(), batch), count_targets(batch)
     (loss / n).backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return loss / n, {name: grad.to_dense() for name, grad in gradients.items()}
@@ -260,7 +264,7 @@ def test_attention_is_that_of_torch(mask, length):
     module = torch.nn.Module()
     inputs = [torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3)]
     results = []
-    for function in (attention.attention, attention.sdpa_attention_forward):
+    for function in (attention.attention, SDPA):
         out, _ = function(module, *inputs, MASKS[mask](length), scaling=0.3)
         assert out.shape == (2, length, 3, 8)
         rows = slice(2, None) if mask == "bool" else slice(None)  # row 1 may see only itself
@@ -331,11 +335,11 @@ def test_attention_of_one_token_in_bf16(heads, masked):
     mask = torch.rand(3, 1, 1, 40) > 0.3 if masked else None
     module = torch.nn.Module()
     module.num_key_value_groups = n_heads // n_keys
-    exact, _ = attention.sdpa_attention_forward(module, *inputs, mask)
+    exact, _ = SDPA(module, *inputs, mask)
     inputs = [x.bfloat16() for x in inputs]
     with torch.no_grad():
         ours, _ = attention.attention(module, *inputs, mask)
-        theirs, _ = attention.sdpa_attention_forward(module, *inputs, mask)
+        theirs, _ = SDPA(module, *inputs, mask)
     assert ours.shape == theirs.shape and ours.dtype is torch.bfloat16
     error, their_error = ((x - exact).norm() / exact.norm() for x in (ours, theirs))
     assert error < 2 * their_error < 0.02

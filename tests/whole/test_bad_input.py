@@ -148,11 +148,11 @@ GENERATE_USAGE = {
     "--top_k -1": "--top_k is -1, give a number >= 0",
     "--batch_size 0": "--batch_size is 0, give a number >= 1",
     "--num_return_sequences 0": "--num_return_sequences is 0, give a number >= 1",
-    "--num_return_sequences 2 -i": "--num_return_sequences is for --prompt and --prompt_file, "
-    "leave it or -i",
-    "--json -i": "--json is for --prompt and --prompt_file, leave it or -i",
-    "--num_return_sequences 2 --greedy": "--num_return_sequences 2 of a greedy text are the same "
-    "text, leave it or --greedy",
+    "--num_return_sequences 2 -i": "--num_return_sequences cannot be combined with -i, use it with "
+    "--prompt or --prompt_file",
+    "--json -i": "--json cannot be combined with -i, use it with --prompt or --prompt_file",
+    "--num_return_sequences 2 --greedy": "--num_return_sequences 2 would give the same text each "
+    "time, as greedy generation draws nothing: leave out one of the two",
     "--top_k 1.5": "argument --top_k/--top-k: invalid int value: '1.5', see --help",
     "--max_new_tokens 0": "--max_new_tokens is 0, give a number >= 1",
     f"--max_new_tokens 1{30 * '0'}": f"--max_new_tokens is 1{30 * '0'}, give a number <= 10000000",
@@ -166,8 +166,8 @@ GENERATE_USAGE = {
 }
 
 COMMAND_USAGE = {
-    "": "no command, give train, generate, verify-resume",
-    "tran": "no command tran, give train, generate, verify-resume",
+    "": "the following arguments are required: COMMAND, see --help",
+    "tran": "argument COMMAND: invalid choice: 'tran' (choose from ...), see --help",
     "train --seed -1": "--seed is -1, give a number >= 0",
     "verify-resume --steps 0": "--steps is 0, give a number >= 1",
     "verify-resume --resume": "--resume is for train, ...",
@@ -404,7 +404,7 @@ SETTINGS = [
     Row(
         "every label masked",
         f"{TRAIN} --validation_split_percentage 0",
-        "every label of the step is masked, nothing to learn from: samples [...]",
+        "every label of the step is masked, there is nothing to learn from: samples [...]",
         inside=no_labels,
         began=True,
     ),
@@ -701,8 +701,8 @@ RESUMED = [
     Row(
         "all bad",
         RESUME,
-        f"no checkpoint in out is valid: out/checkpoint-4/model.safetensors {DAMAGED}; "
-        f"out/checkpoint-2/state.json {DAMAGED}, start anew with --overwrite_output_dir",
+        f"no checkpoint in out can be resumed: out/checkpoint-4/model.safetensors {DAMAGED}; "
+        f"out/checkpoint-2/state.json {DAMAGED}, start anew in another --output_dir",
         all_of(
             flipped("out/checkpoint-4/model.safetensors"), flipped("out/checkpoint-2/state.json")
         ),
@@ -710,9 +710,9 @@ RESUMED = [
     Row(
         "newest bad",
         RESUME,
-        f"passed over: out/checkpoint-4/rng.safetensors {DAMAGED}\n...\n"
+        f"passed over: out/checkpoint-4/optimizer.safetensors {DAMAGED}\n...\n"
         "resumed from out/checkpoint-2, step 2\n",
-        flipped("out/checkpoint-4/rng.safetensors"),
+        flipped("out/checkpoint-4/optimizer.safetensors"),
         status=0,
     ),
     Row(
@@ -731,15 +731,15 @@ RESUMED = [
     Row(
         "all links",
         RESUME,
-        "no checkpoint in out is valid: out/checkpoint-4 is a symbolic link...; "
-        "out/checkpoint-2 is a symbolic link..., start anew with --overwrite_output_dir",
+        "no checkpoint in out can be resumed: out/checkpoint-4 is a symbolic link...; "
+        "out/checkpoint-2 is a symbolic link..., start anew in another --output_dir",
         all_of(linked("out/checkpoint-2"), linked("out/checkpoint-4")),
     ),
     Row(
         "newer format",
         RESUME,
-        "no checkpoint in out is valid: out/checkpoint-4 has format 7, known is 1, update gpt2ft; "
-        "out/checkpoint-2 has format 7, known is 1, update gpt2ft...",
+        "no checkpoint in out can be resumed: out/checkpoint-4 has format 7, this "
+        "version reads 2, update gpt2ft; out/checkpoint-2 has format 7, ...update gpt2ft...",
         a_newer_format,
     ),
     Row("other seed", f"{RESUME} --seed 1", f"{OTHER} seed: 42 then, 1 now{UNDO}"),

@@ -70,9 +70,13 @@ def test_a_newcomer_gets_to_a_model_of_their_own_text(tmp_path):
 
 
 def test_every_room_is_in_the_plan_and_every_room_of_the_plan_is_there():
-    rooms = {path.name for path in (ROOT / "gpt2ft").glob("*.py")} - {"__init__.py"}
-    table = README.split("| file | what is in it |")[1].split("\n\n")[0]
-    assert set(re.findall(r"`(\w+\.py)`", table)) == rooms
+    paths = [path for path in (ROOT / "gpt2ft").iterdir() if not path.name.startswith("__")]
+    rooms = {f"{p.name}/" for p in paths if p.is_dir()} | {p.name for p in paths if p.is_file()}
+    table = README.split("| at | what is in it |")[1].split("\n\n")[0]
+    named = re.findall(
+        r"`([\w.]+/?)`", "\n".join(row.split("|")[1] for row in table.split("\n")[2:])
+    )
+    assert set(named) - {"__main__.py"} == rooms - {"py.typed"}
 
 
 def test_every_public_name_is_there():
@@ -82,14 +86,16 @@ def test_every_public_name_is_there():
         assert getattr(gpt2ft, name).__doc__
 
 
-def test_the_public_names_are_those_that_type_checkers_see():
+def test_the_public_names_are_those_that_editors_and_type_checkers_see():
     import ast
 
     import gpt2ft
 
-    tree = ast.parse((ROOT / "gpt2ft" / "__init__.py").read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    assert sorted(node.names[0].asname for node in block.body) == gpt2ft.__all__
+    tree = ast.parse((ROOT / "gpt2ft" / "__init__.pyi").read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    seen = {(node.module, alias.asname) for node in imports for alias in node.names}
+    assert seen == {(module, n) for module, names in gpt2ft.MODULES.items() for n in names}
+    assert set(gpt2ft.__all__) < set(dir(gpt2ft))
 
 
 def test_no_link_is_broken():

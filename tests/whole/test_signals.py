@@ -18,7 +18,7 @@ from gpt2ft.checkpoint import checkpoints as checkpoint
 from gpt2ft.run import build as building
 from gpt2ft.run import finetune
 from gpt2ft.run import observe as observation
-from gpt2ft.system import durable
+from gpt2ft.system import durable, signals
 from tests.support.tiny import byte_tokenizer, tiny_gpt2
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -92,7 +92,7 @@ PHASES = {
     "a step": ((loop, "train_step", 2), 3, "after step 3; to go on"),
     "a saving": ((durable, "write_tensors"), 2, "after step 2; to go on"),
     "an evaluation": ((observation, "evaluate", 1), 3, "after step 3; to go on"),
-    "sampling": ((observation, "stream", 1), 3, "after step 3; to go on"),
+    "sampling": ((observation, "extend", 1), 3, "after step 3; to go on"),
     "the last saving": ((checkpoint, "save_checkpoint", 2), 6, "after step 6; to go on"),
     "the last evaluation": ((observation, "evaluate", 2), 6, "after step 6; to go on"),
 }
@@ -204,9 +204,10 @@ def wait_for(path, timeout=60):
         time.sleep(0.002)
 
 
-def test_finetune_itself_listens():
-    """The handlers are the library's: whoever calls it from a program of theirs gets them back."""
+def test_the_program_listens_and_the_library_does_not():
+    """Handlers come back afterwards; whoever calls `finetune` keeps theirs, until they listen."""
     before = [signal.getsignal(number) for number in SIGNALS]
-    with finetune.listening() as stop:
+    with signals.listening() as stop:
         assert [signal.getsignal(number) for number in SIGNALS] == [stop.ask] * 2
     assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert "signal" not in vars(finetune) and not hasattr(finetune, "listening")

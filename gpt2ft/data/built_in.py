@@ -1,0 +1,13 @@
+"""The text that every CPython carries: the language reference."""
+
+from __future__ import annotations
+
+BUILT_IN_TEXT = "python-reference"
+
+
+def python_reference() -> list[str]:
+    """The Python language reference, a document a topic, in alphabetical order of the topics."""
+    import pydoc_data.topics
+
+    topics: dict[str, str] = pydoc_data.topics.topics
+    return [topics[name] for name in sorted(topics)]
