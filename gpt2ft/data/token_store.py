@@ -26,6 +26,7 @@ FEATURES = Features(
     }
 )
 TOKENIZED_AT_ONCE = 128
+FINGERPRINT = "_fingerprint"  # of a data set; datasets has no public name for it
 
 
 class TokenStore:
@@ -201,7 +202,7 @@ def _fingerprint(documents: Dataset, tokenizer: Any, options: Mapping[str, Any])
     Its own would be right, but changes once a fast tokenizer has been used (datasets#3847): the
     cache would miss. Ours needs the data set's fingerprint, which has no public name.
     """
-    fingerprint = getattr(documents, "_fingerprint", None)
+    fingerprint = getattr(documents, FINGERPRINT, None)
     if fingerprint is None or not getattr(tokenizer, "is_fast", False):
         return None
     code = inspect.getsource(_tokenize_batch) + inspect.getsource(described)

@@ -12,8 +12,8 @@ class PackedLinear(nn.Module):
     """`nn.Linear` without gradients: for few rows about twice as fast, as weights are read once.
 
     weight `(M, K)` in fp32, or in bf16 where the CPU has it; bias `(M,)` of the same dtype or None.
-    The weights of `nn.Linear` are brought into that order at every call; `torch.compile` does it
-    once, with the same two operations.
+    `nn.Linear` reorders its weights at every call; here that is done once, by the two operations
+    that `torch.compile` uses for it. They have no public name: see `can_pack`.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
@@ -40,7 +40,7 @@ def can_pack(weight: torch.Tensor) -> bool:
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     try:
-        PackedLinear(weight[:1])
-    except (AttributeError, RuntimeError):  # another torch; a dtype that this CPU has not
+        PackedLinear(weight[:1])(weight[:1])
+    except (AttributeError, RuntimeError, TypeError):  # another torch, or a dtype this CPU lacks
         return False
     return True

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .built_in import located
-from .untrusted import check_model, check_tokenizer, drop_code, loading
+from .untrusted import check_model, check_tokenizer, drop_code, forget_code, loading
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 8192
@@ -30,8 +30,7 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=commit, trust_remote_code=False)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # made without any file
             raise ValueError("it has no vocabulary, name another --tokenizer_name")
-    # Nor is it handed on with what is saved.
-    getattr(tokenizer, "init_kwargs", {}).pop("auto_map", None)
+    forget_code(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -10,7 +10,9 @@ import transformers
 
 from ..guards import undisturbed
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks")  # torch has no public way to ask for them
+# What torch and transformers have no public name for; without them, what is computed is the same.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+ATTENTION = "_attn_implementation"
 
 _plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
@@ -26,7 +28,8 @@ def window(model: Any) -> int | None:
 
 def attention_implementation(config: Any) -> str | None:
     """Name of the attention that a configuration chooses; None if that cannot be known."""
-    return getattr(config, "_attn_implementation", None)
+    name: str | None = getattr(config, ATTENTION, None)
+    return name
 
 
 def check_fit(model: Any, tokenizer: Any, block_size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,9 +14,6 @@ import huggingface_hub
 import safetensors
 import transformers
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-from transformers import dynamic_module_utils
-from transformers.models.auto import tokenization_auto
-from transformers.utils import hub as transformers_hub
 
 from ..system.hub import HubUnavailableError, is_offline
 from .probe import attention_implementation
@@ -43,7 +41,8 @@ def never_ask() -> None:
     Where `trust_remote_code=False` does not reach (a part of a model, say), it would ask on
     standard input: there the next prompt might be the answer.
     """
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    with contextlib.suppress(ImportError):
+        importlib.import_module("transformers.dynamic_module_utils").TIME_OUT_REMOTE_CODE = 0  # type: ignore[attr-defined]
 
 
 def _unavailable(what: str, name: str, error: Exception) -> Exception:
@@ -87,19 +86,27 @@ def _json(name: str, file: str, revision: str) -> dict[str, Any]:
     return values
 
 
+def _internal(module: str, name: str) -> Any:
+    """What transformers has inside under that name; None in a version that has it no more."""
+    try:
+        return getattr(importlib.import_module(f"transformers.{module}"), name, None)
+    except ImportError:
+        return None
+
+
 def _commit(name: str, revision: str) -> str:
     """The commit of a branch or tag: given "main", transformers takes weights from pull requests.
 
     Without the function of transformers that finds it, the revision as it is.
     """
-    resolve = getattr(transformers_hub, "resolve_revision", None)
+    resolve = _internal("utils.hub", "resolve_revision")
     found = resolve(name, revision) if resolve else None
     return str(getattr(found, "resolved", revision))
 
 
 def _tokenizer_class(name: str) -> Any:
     """What transformers would take for the tokenizer class of that name, None if there is none."""
-    find = getattr(tokenization_auto, "tokenizer_class_from_name", None)
+    find = _internal("models.auto.tokenization_auto", "tokenizer_class_from_name")
     return find(name) if find else getattr(transformers, name, None)
 
 
@@ -143,3 +150,8 @@ def drop_code(config: Any) -> None:
         raise ValueError(f"its attention would be code from {code}, which is refused, name another")
     for part in filter(None, (getattr(config, name, None) for name in config.sub_configs)):
         drop_code(part)
+
+
+def forget_code(tokenizer: Any) -> None:
+    """Forget the code that the files of a tokenizer name: what is saved must not hand it on."""
+    getattr(tokenizer, "init_kwargs", {}).pop("auto_map", None)

@@ -1,4 +1,4 @@
-"""The plan of the house, checked from the code's own imports: pytest tests/whole/test_architecture.py
+"""The plan of the house, from the imports: pytest tests/whole/test_architecture.py
 
 The plan is in README.md under "The loop is yours"; CONTRIBUTING has it as rules.
 """
