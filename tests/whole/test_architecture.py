@@ -1,6 +1,6 @@
 """The plan of the house, from the imports: pytest tests/whole/test_architecture.py
 
-The plan is in README.md under "The loop is yours"; CONTRIBUTING has it as rules.
+README.md has the plan as a table, under "The loop is yours".
 """
 
 import ast
