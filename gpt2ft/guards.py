@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,19 +21,24 @@ T = TypeVar("T")
 def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
     """In here, what torch draws is a function of `numbers`.
 
-    The generators of the CPU and of the device are seeded with a hash of the numbers. After it they
-    go on as if nothing had been drawn.
+    The generators of the CPU and of the device are seeded with a hash of the numbers. Afterwards
+    they go on as if nothing had been drawn.
     """
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     seed = int.from_bytes(digest[:8], "big")
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        before = torch.mps.get_rng_state() if device.type == "mps" else None
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        elif device.type == "mps":
+        elif before is not None:
             torch.mps.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            if before is not None:
+                torch.mps.set_rng_state(before)
 
 
 @contextlib.contextmanager
@@ -60,9 +66,11 @@ def uninterrupted(work: Callable[[], T]) -> T:
     """The result of `work()`, which is done wholly or not at all, whenever Ctrl-C comes.
 
     Python raises `KeyboardInterrupt` in the main thread alone. So another thread does the work; the
-    main thread waits until it is done, and raises then. (A second Ctrl-C ends the waiting.)
+    main thread waits until it is done, and raises then. (A second Ctrl-C ends the waiting.) In
+    another thread, or where the program has its own handler for Ctrl-C, the work is done directly.
     """
-    if threading.current_thread() is not threading.main_thread():
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not raises or threading.current_thread() is not threading.main_thread():
         return work()
     task: queue.SimpleQueue[Callable[[], T] | None] = queue.SimpleQueue()
     outcome: Future[T | None] = Future()

@@ -51,7 +51,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     precision: Precision
     seed: int = 0
-    """Of dropout, and whatever else the model draws in training."""
+    """The seed of dropout, and of whatever else the model draws in training."""
     step: int = 0
     """Optimizer steps attempted, as the Trainer's `global_step`."""
     batches: int = 0
@@ -145,7 +145,7 @@ def train_step(
     loss = torch.zeros((), device=device)
     for number, cpu_batch in enumerate(micro_batches):
         batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
-        with seeded(device, state.seed, state.step, number):
+        with torch.enable_grad(), seeded(device, state.seed, state.step, number):
             with state.precision.autocast():
                 part = loss_fn(state.model, batch) / n_targets
             # An infinite loss may have a finite gradient: it must not, or it would be learned.
@@ -179,11 +179,12 @@ def train(
 
     The loop is the caller's: log, stop, evaluate, sample, save or change the optimizer in the body
     of the `for`; the state at hand there is complete. Interrupted anywhere, it can be called again
-    and goes on. `learning_rate` maps the number of earlier steps to the rate of the next, None
-    leaves the optimizer's. A step never reaches over the end of an epoch, so the last one of an
-    epoch may have fewer micro-batches. While the device computes a step, the next one's batches are
-    made. Raises `NoTargetsError`, and `NonFiniteError` after ten skipped updates in a row, both
-    naming the samples.
+    and goes on (the result of a step that was complete by then is not yielded). `learning_rate`
+    maps the number of earlier steps to the rate of the next, None leaves the optimizer's. A step
+    never reaches over the end of an epoch, so the last one of an epoch may have fewer
+    micro-batches. While the device computes a step, the batches of the next one are made, before
+    the body of the `for` runs. Raises `NoTargetsError`, and `NonFiniteError` after ten skipped
+    updates in a row, both naming the samples.
     """
     if len(data) == 0:
         raise ValueError("the data has no micro-batches")

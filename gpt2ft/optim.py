@@ -60,7 +60,8 @@ def clip_and_step(
 
     A fused optimizer clips and skips in its own kernel, and the host waits for nothing. Any other
     is asked on the host whether the norm is finite, which waits for the device once. If this raises
-    (out of memory, say), a fused optimizer and the scaler are as they were before.
+    (out of memory, say), a fused optimizer and the scaler are as they were before: for that, the
+    first `step` of a fused optimizer is preceded by one that is skipped, which hooks also see.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -70,7 +71,7 @@ def clip_and_step(
         grad_norm = torch.nn.utils.get_total_norm(gradients)
         skipped = ~torch.isfinite(grad_norm)
         if _clips_itself(optimizer):
-            if len(optimizer.state) < len(gradients):
+            if any(p.grad is not None and p not in known for p in parameters):
                 # First all moments are allocated, by an update that is skipped: memory must not run
                 # out when some weights are updated and others not.
                 _fused_step(optimizer, torch.ones_like(grad_norm), torch.ones_like(skipped))
@@ -95,7 +96,8 @@ def _clips_itself(optimizer: torch.optim.Optimizer) -> bool:
 
 def _fused_step(optimizer: Any, divisor: torch.Tensor, skipped: torch.Tensor) -> None:
     """An update by the gradients over `divisor`, or none: the protocol GradScaler uses for it."""
-    optimizer.grad_scale, optimizer.found_inf = divisor, skipped.float()
+    # fp32, whatever the dtype of the parameters.
+    optimizer.grad_scale, optimizer.found_inf = divisor.float(), skipped.float()
     try:
         optimizer.step()
     finally:

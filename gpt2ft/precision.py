@@ -35,7 +35,7 @@ class Precision:
         return names.get(self.dtype, "fp32")
 
     def autocast(self) -> torch.autocast:
-        """Context of a forward pass; does nothing in fp32."""
+        """Context of a forward pass; in fp32 it casts nothing."""
         # An interrupt that came when a forward pass ended may have left weights cast in the cache.
         torch.clear_autocast_cache()
         enabled = self.dtype is not None
@@ -94,8 +94,8 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
 class Readback(Generic[Note]):
     """Reads 0-d tensors back from the device without waiting for it.
 
-    Each is handed over, with the note given along, when it has arrived on the host: on a CPU at
-    once, on CUDA some steps later.
+    Each is handed over, with the note given along, when it has arrived on the host: on CUDA some
+    steps later, on a CPU at once. On other devices `put` waits.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class Readback(Generic[Note]):
         event = torch.cuda.Event() if tensor.is_cuda else None
         copy = tensor.to("cpu", non_blocking=event is not None)  # on CUDA into pinned memory
         if event is not None:
-            event.record()
+            event.record(torch.cuda.current_stream(tensor.device))
         self._coming.append((copy, event, note))
 
     def arrived(self, *, wait: bool = False) -> Iterator[tuple[float, Note]]:

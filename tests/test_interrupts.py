@@ -30,8 +30,8 @@ class Samples:
         return {"input_ids": [(index * 37 + i * 11) % 256 + 1 for i in range(3 + index % 10)]}
 
 
-def make_run(make_model, *, scaled=True):
-    """Dropout, accumulation, an end of an epoch, and a scaler that overflows."""
+def make_run(make_model, scaled):
+    """Dropout, accumulation, an end of an epoch; and, if `scaled`, a scaler that overflows."""
     model = make_model(dropout=0.2)
     optimizer = build_optimizer(model, learning_rate=1e-2, weight_decay=0.1)
     state = TrainState.create(model, optimizer, precision=FP32, seed=3)
@@ -57,12 +57,17 @@ def fingerprint(state):
     return digest.hexdigest()
 
 
+@pytest.fixture(params=[False, True], ids=["plain", "scaled"])
+def scaled(request):
+    return request.param
+
+
 @pytest.fixture
-def straight(make_model):
+def straight(make_model, scaled):
     """What a run ends with that nothing interrupts."""
-    state, data = make_run(make_model)
+    state, data = make_run(make_model, scaled)
     results = list(steps(state, data))
-    assert 0 < sum(bool(r.skipped) for r in results) < STEPS
+    assert (0 < sum(bool(r.skipped) for r in results) < STEPS) == scaled
     assert max(r.batches.stop for r in results) > len(data)  # an end of an epoch
     return fingerprint(state)
 
@@ -75,17 +80,17 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("times", [40, pytest.param(200, marks=pytest.mark.slow)])
-def test_interrupted_at_random_instants(times, straight, make_model, ctrl_c):
+@pytest.mark.parametrize("times", [25, pytest.param(200, marks=pytest.mark.slow)])
+def test_interrupted_at_random_instants(times, scaled, straight, make_model, ctrl_c):
     """Real signals; each time the loop is called again, and ends with the same bits."""
     start = time.perf_counter()
-    for _ in steps(*make_run(make_model)):
+    for _ in steps(*make_run(make_model, scaled)):
         pass
     seconds = time.perf_counter() - start
     chance = random.Random(times)
     interrupted = 0
     for _ in range(times):
-        state, data = make_run(make_model)
+        state, data = make_run(make_model, scaled)
         delay = chance.uniform(0, seconds)
         timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
         with contextlib.suppress(KeyboardInterrupt):
@@ -101,11 +106,13 @@ def test_interrupted_at_random_instants(times, straight, make_model, ctrl_c):
 
 
 @pytest.mark.parametrize("where", ["between the groups", "before the counters"])
-def test_interrupted_in_the_midst_of_an_update(where, straight, make_model, ctrl_c, monkeypatch):
+def test_interrupted_in_the_midst_of_an_update(
+    where, scaled, straight, make_model, ctrl_c, monkeypatch
+):
     """At each update of the run: matrices are updated and vectors not; or all, but not counted."""
     original = torch._fused_adamw_
     for at in range(1, STEPS + 1):
-        state, data = make_run(make_model)
+        state, data = make_run(make_model, scaled)
         calls = 0
 
         def interrupt(*args, at=at, **kwargs):
@@ -150,7 +157,7 @@ def test_the_result_and_the_error_of_the_work_come_through():
 
 
 @pytest.mark.parametrize("where", ["forward", "zeros_like", "get_total_norm"])
-def test_out_of_memory_anywhere(where, straight, make_model, monkeypatch):
+def test_out_of_memory_anywhere(where, scaled, straight, make_model, monkeypatch):
     """At the first, the second, ... call of it: in a forward pass, where moments are made, between
     unscaling and the update. Called again, the loop goes on as if nothing had been."""
     owner, name = {
@@ -171,7 +178,7 @@ def test_out_of_memory_anywhere(where, straight, make_model, monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return original(*args, **kwargs)
 
-        state, data = make_run(make_model)
+        state, data = make_run(make_model, scaled)
         monkeypatch.setattr(owner, name, fail)
         with contextlib.suppress(torch.OutOfMemoryError):
             for _ in steps(state, data):
@@ -182,3 +189,33 @@ def test_out_of_memory_anywhere(where, straight, make_model, monkeypatch):
         assert fingerprint(state) == straight, f"call {fails_at + 1} of {where}"
         fails_at += 1 if where == "get_total_norm" else 7
     assert fails_at > 3
+
+
+def test_the_programs_own_handler_for_ctrl_c_is_left_to_it():
+    """Then Python raises nothing, and no thread is needed."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        assert uninterrupted(threading.current_thread) is threading.main_thread()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_what_an_interrupted_forward_pass_leaves_behind_is_not_used(make_model):
+    """An autocast that was not left keeps weights that were cast; a `no_grad` that was not left."""
+
+    def trained(interrupted):
+        precision = Precision(torch.device("cpu"), torch.bfloat16)
+        model = make_model()
+        optimizer = build_optimizer(model, learning_rate=1e-2)
+        state = TrainState.create(model, optimizer, precision=precision)
+        data = Batches(Samples(), CausalLMCollator(0), batch_size=2, seed=5)
+        list(train(state, data, max_steps=1))
+        with contextlib.ExitStack() as left_open:
+            if interrupted:
+                left_open.enter_context(precision.autocast())
+                model(torch.tensor([[1, 2, 3]]))
+                left_open.enter_context(torch.no_grad())
+            list(train(state, data, max_steps=3))
+        return fingerprint(state)
+
+    assert trained(interrupted=True) == trained(interrupted=False)

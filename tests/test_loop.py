@@ -315,3 +315,67 @@ def test_bf16_autocast_keeps_weights_and_moments_in_fp32(model):
     tensors = [t for entry in state.optimizer.state.values() for t in entry.values()]
     assert {t.dtype for t in [*model.parameters(), *tensors]} == {torch.float32}
     assert not state.scaler.is_enabled()
+
+
+def test_dropout_is_a_function_of_seed_step_and_micro_batch(make_model):
+    """What a loss draws: other numbers everywhere, and the same when a step is made again."""
+
+    def drawn(seed, max_steps=3):
+        numbers = []
+
+        def loss_fn(model, batch):
+            numbers.append(tuple(torch.rand(3).tolist()))
+            return causal_lm_loss(model, batch)
+
+        optimizer = build_optimizer(make_model())
+        state = TrainState.create(model, optimizer, precision=FP32, seed=seed)
+        data = Batches(Samples(), collate, batch_size=2, seed=5)
+        settings = {"gradient_accumulation_steps": 2, "loss_fn": loss_fn}
+        list(train(state, data, max_steps=max_steps, **settings))
+        return numbers
+
+    model = make_model()
+    torch.manual_seed(1)
+    first = drawn(seed=0)
+    torch.manual_seed(2)
+    assert drawn(seed=0) == first and drawn(seed=0, max_steps=2) == first[:4]
+    other = drawn(seed=1)
+    assert len({*first, *other}) == len(first) + len(other) == 12
+
+
+def test_the_next_batches_are_made_before_the_body_runs_and_once(model):
+    asked, bodies = [], []
+
+    class Spy(Batches):
+        def __getitem__(self, position):
+            asked.append(position)
+            return super().__getitem__(position)
+
+    data = Spy(Samples(), collate, batch_size=2, seed=5)
+    for _ in train(make_state(model), data, max_steps=4, gradient_accumulation_steps=3):
+        bodies.append(len(asked))
+    assert bodies == [4, 7, 8, 8]  # of 3, 1, 3 and 1 micro-batches
+    assert asked == [(epoch, index) for epoch in (0, 1) for index in range(4)]
+
+
+def test_data_that_cannot_be_read_is_an_error_when_its_step_comes(model):
+    class Torn(Batches):
+        def __getitem__(self, position):
+            if position == (0, 2):
+                raise OSError("the disk is gone")
+            return super().__getitem__(position)
+
+    seen = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for result in train(make_state(model), Torn(Samples(), collate, batch_size=2), max_steps=4):
+            seen.append(result.step)
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_of_another_dtype(dtype, make_model):
+    """As far as torch's fused AdamW takes them."""
+    model = make_model().to(dtype)
+    before = weights(model)
+    result = train_step(make_state(model, learning_rate=1e-2), [collate([Samples()[0]])])
+    assert not bool(result.skipped) and not torch.equal(weights(model), before)

@@ -123,9 +123,9 @@ def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
 def load_checkpoint(path: str | Path, state: TrainState) -> None:
     """Bring the state to where the checkpoint was: weights, moments, scaler, counters.
 
-    The state's seed becomes that of the checkpoint. Take one that `find_checkpoint` returned,
-    which verifies. Raises `CheckpointError` if it does
-    not fit the model, optimizer or precision; the first five differences are named.
+    The state's seed becomes that of the checkpoint. Take one that `find_checkpoint` returned, which
+    verifies it. Raises `CheckpointError` if it does not fit the model, optimizer or precision; the
+    first five differences are named.
     """
     path, model = Path(path), cast(Any, state.model)
     try:

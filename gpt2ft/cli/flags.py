@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import itertools
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -29,18 +29,12 @@ class Parser(argparse.ArgumentParser):
         line = printable(" ".join(message.split()))
         self.exit(USAGE_ERROR, f"gpt2ft: error: {line}, see --help\n")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            self._refuse(unknown)
-        return known
-
-    def _refuse(self, unknown: list[str]) -> NoReturn:
+    def refuse(self, unknown: Sequence[str], *, trains: bool) -> NoReturn:
+        """Say what is wrong with words that no flag took; `trains`: on a command that trains."""
         flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-        sentences = trainer_flags() if flags else {}
+        sentences = trainer_flags() if trains and flags else {}
         for flag in flags:
-            sentence = sentences.get(flag.removeprefix("--").replace("-", "_"))
-            if sentence:
+            if sentence := sentences.get(flag.removeprefix("--").replace("-", "_")):
                 line = f"gpt2ft: error: {flag} is a flag of run_clm.py, not of gpt2ft. {sentence}\n"
                 self.exit(USAGE_ERROR, line)
         self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -55,12 +49,17 @@ def trainer_flags() -> Mapping[str, str]:
 def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     """A flag for each field, its docstring the help; the result holds only what was given."""
     docs, types = field_docs(kind), field_types(kind)
-    for field in dataclasses.fields(kind):
-        _add_flag(parser, field, types[field.name][0], docs[field.name])
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for part in kind.__mro__[:-1]:  # its own first, those of a base in a group below
+        own = [name for name in vars(part).get("__annotations__", {}) if name in fields]
+        title = str(part.__doc__).splitlines()[0]
+        group = parser if part is kind else parser.add_argument_group(title)
+        for name in own:
+            _add_flag(group, fields[name], types[name][0], docs[name])
 
 
 def _add_flag(
-    parser: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any, doc: str
+    parser: argparse._ActionsContainer, field: dataclasses.Field[Any], kind: Any, doc: str
 ) -> None:
     short, off_flag = field.metadata.get("flag"), field.metadata.get("off_flag")
     names = [*([short] if short else []), *_spellings(field.name)]

@@ -40,15 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `arguments` are those after the program's name; None takes them from `sys.argv`.
     """
-    given = vars(make_parser().parse_args(arguments))
+    parser = make_parser()
+    known, unknown = parser.parse_known_args(arguments)
+    given = vars(known)
     command = given.pop("command")
+    if unknown:
+        parser.refuse(unknown, trains=command is not _generate)
     return _guarded(lambda: command(given), debug=given.get("debug", False))
 
 
 def make_parser() -> Parser:
     """The flags of all commands; what was given, and which `command` is to be called with it."""
     parser = Parser(prog="gpt2ft", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=_version())
+    text = "show the versions of gpt2ft and of what it stands on"
+    parser.add_argument("--version", action=_Version, nargs=0, dest=argparse.SUPPRESS, help=text)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     options: dict[str, Any] = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
 
@@ -87,10 +92,14 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, TrainConfig)
 
 
-def _version() -> str:
-    python = platform.python_version()
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    return f"gpt2ft {__version__} (Python {python}, {libraries})"
+class _Version(argparse.Action):
+    """Shows the versions of this and of what it stands on."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+        shown = f"gpt2ft {__version__} (Python {platform.python_version()}, {libraries})"
+        print(shown)
+        parser.exit()
 
 
 class UsageError(ValueError):
@@ -111,7 +120,7 @@ def _verify_resume(given: dict[str, Any]) -> int:
     if steps < 1:
         raise UsageError(f"--steps is {steps}, give a number >= 1")
     if "resume" in given:
-        raise UsageError("--resume is for train, verify-resume resumes a run of its own, leave it")
+        raise UsageError("--resume is for train; verify-resume makes a run of its own to resume")
 
     def load(stop: Stop) -> Command:
         from ..run.verify_resume import verify_resume

@@ -48,7 +48,7 @@ def load_recipe(name_or_file: str) -> dict[str, Any]:
     values = {name: _typed(path, types, name, value) for name, value in values.items()}
     for group in alternatives(TrainConfig):
         if all(values.get(name) for name in group):
-            raise ValueError(f"{path} sets both {' and '.join(group)}, leave one")
+            raise ValueError(f"{path} sets both {' and '.join(group)}, remove one of them")
     return values
 
 

@@ -31,7 +31,10 @@ def verify_resume(config: TrainConfig, *, steps: int = 3) -> int:
     run = build(config)
     say(description(run))
     if 2 * steps > run.max_steps:
-        raise ValueError(f"--steps {steps} is too many, the run has {run.max_steps}, give half")
+        raise ValueError(
+            f"--steps {steps} is too many: the run has {run.max_steps} steps, "
+            "give at most half of them"
+        )
     say(f"trying steps 1 to {2 * steps}, never stopped")
     straight = _trained(run, 2 * steps)
     del run  # before the next is built: two may be more than fits

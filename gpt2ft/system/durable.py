@@ -145,4 +145,6 @@ def _give_usual_mode(path: Path) -> None:
 
     The folder was made here, with the mode that the umask gives.
     """
-    path.chmod(path.parent.stat().st_mode & 0o666)
+    mode = path.parent.stat().st_mode & 0o666
+    if path.stat().st_mode & 0o777 != mode:
+        path.chmod(mode)

@@ -1,4 +1,4 @@
-"""pytest tests/cli/test_line_input.py; at a terminal: tests/test_repl.py"""
+"""pytest tests/cli/test_line_input.py; at a terminal: tests/cli/test_chat.py"""
 
 import pytest
 

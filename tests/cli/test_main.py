@@ -166,6 +166,21 @@ def test_a_flag_of_the_trainer_is_answered_with_what_to_write(flags, sentence, c
     assert sentence in line
 
 
+def test_other_commands_are_not_asked_about_the_trainer(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["generate", "-p", "a", "--use_cache", "true"])
+    assert exit.value.code == 2
+    assert "unrecognized arguments: --use_cache true, see --help" in capsys.readouterr().err
+
+
+def test_the_help_of_generate_begins_with_what_is_asked_first(capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    shown = capsys.readouterr().out
+    order = ["--model_name_or_path", "-i", "-p", "How the next tokens", "--temperature"]
+    assert sorted(order, key=shown.rindex) == order
+
+
 def test_no_flag_of_ours_is_answered_for_the_trainer():
     names = {field.name for field in dataclasses.fields(TrainConfig)} | {"fp16", "bf16", "config"}
     sentences = trainer_flags()

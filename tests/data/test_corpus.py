@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset
 
 from gpt2ft import load_corpus, tokenize
+from gpt2ft.data.corpus import texts_of
 from gpt2ft.data.text_files import PIECE_CHARACTERS
 from gpt2ft.models.loading import train_tokenizer
-from gpt2ft.run.build import texts_of
 from gpt2ft.system.hub import HubUnavailableError
 from tests.support.hub_folder import make_hub_folder
 

@@ -279,6 +279,15 @@ def test_a_gradient_that_overflows_at_any_scale_ends_the_run(settings, with_scal
         finetune(TrainConfig(**settings, on_nonfinite="skip"))
 
 
+def test_a_scale_that_has_come_down_to_nothing_ends_the_run(settings, with_scaler, monkeypatch):
+    """Though between the overflows there are good steps."""
+    with_scaler(init_scale=2.0**-9)
+    broken(monkeypatch, steep, [4, 8])  # steps 3 and 5
+    scale = r"step 5, with the gradient scale down to 0\.0005: loss \d"
+    with pytest.raises(FloatingPointError, match=scale):
+        finetune(TrainConfig(**settings, on_nonfinite="skip"))
+
+
 @pytest.mark.parametrize("scaler", [False, True])
 @pytest.mark.parametrize("spoil", [nan, infinite, steep])
 def test_what_is_not_finite_stops_the_run_before_the_update(

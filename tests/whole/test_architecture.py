@@ -113,15 +113,35 @@ def test_what_the_loop_stands_on_is_neither_data_nor_hub():
 
 def test_only_the_programs_import_the_command_line():
     """Of the package's files the test above speaks; here of what is outside."""
-    for path in [*ROOT.glob("*.py"), *(ROOT / "examples").glob("*.py")]:
-        found = [name for name in imports_from_outside(path) if part_of(name) == "cli"]
+    programs = [*ROOT.glob("*.py"), *(ROOT / "examples").glob("*.py")]
+    for path in [*programs, *(ROOT / "benchmarks").glob("*.py")]:
+        found = [
+            name for name in imports_from_outside(path) if f"{name}.".startswith("gpt2ft.cli.")
+        ]
         assert bool(found) == (path.name in ("train.py", "generate.py")), path
 
 
 def imports_from_outside(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield (node.module or "").removeprefix("gpt2ft.")
+    """Whatever a file outside the package imports, in full: `gpt2ft.cli.main.main`."""
+    yield from whole_names(path.read_text(encoding="utf-8"))
+
+
+def whole_names(code):
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are the package's"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import gpt2ft.cli.main", "from gpt2ft import cli", "from gpt2ft.cli.main import main"],
+)
+def test_whole_names_are_found_in_any_form(line):
+    (name,) = whole_names(line)
+    assert f"{name}.".startswith("gpt2ft.cli.")
 
 
 def test_a_folders_init_holds_its_docstring_and_nothing_else():
@@ -149,16 +169,16 @@ def test_tests_mirror_the_folders_and_do_not_import_each_other():
         if path.parent.name not in ("tests", "whole"):
             assert (PACKAGE / path.parent.name).is_dir()
             assert is_module(f"{path.parent.name}.{path.stem.removeprefix('test_')}"), path
-        text = path.read_text(encoding="utf-8")
-        found = [name for name in imports_from_outside(path) if "tests.test_" in name]
-        found += [n for n in imports_from_outside(path) if n.split(".")[-1].startswith("test_")]
-        assert found == [], path
-        assert f"pytest tests/{path.relative_to(ROOT / 'tests').as_posix()}" in text, path
+        for name in imports_from_outside(path):
+            words = name.split(".")
+            assert words[0] != "tests" or words[1] == "support", f"{path} imports {name}"
+        command = f"pytest {path.relative_to(ROOT).as_posix()}"
+        assert command in path.read_text(encoding="utf-8"), path
 
 
 def test_benchmarks_stand_without_the_tests():
     for path in (ROOT / "benchmarks").rglob("*.py"):
-        assert "tests" not in [part_of(name) for name in imports_from_outside(path)], path
+        assert "tests" not in [name.split(".")[0] for name in imports_from_outside(path)], path
 
 
 @pytest.mark.parametrize(

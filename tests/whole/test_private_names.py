@@ -58,7 +58,7 @@ def test_the_protocol_of_fused_optimizers(scaled, make_model):
 
     def trained(protocol):
         model = make_model()
-        # Its epsilon is not tiny: of gradients that are nearly 0, AdamW else magnifies the rounding.
+        # With a tiny epsilon AdamW magnifies the rounding of gradients that are nearly 0.
         optimizer = build_optimizer(model, learning_rate=1e-2, epsilon=1e-3)
         if not protocol:
             del optimizer._step_supports_amp_scaling
