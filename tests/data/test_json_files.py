@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gpt2ft.data.json_files import choose_column, json_texts
+from gpt2ft.data.json_files import json_texts
 from gpt2ft.data.text_files import READ_BYTES
 
 
@@ -80,11 +80,3 @@ def test_what_cannot_be_read_says_where(content, message, path):
 
 def test_both_halves_of_a_character_are_one(path):
     assert texts(path, '{"text": "\\ud83d\\ude42"}') == ["🙂"]
-
-
-def test_the_choice_of_a_column():
-    assert choose_column("s", None, ["text", "b"], ["text", "b"]) == "text"
-    assert choose_column("s", None, ["b"], ["a", "b"]) == "b"
-    assert choose_column("s", "b", ["text", "b"], ["text", "b"]) == "b"
-    with pytest.raises(ValueError, match="s has no column c but text, name --text_column"):
-        choose_column("s", "c", ["text"], ["text"])
