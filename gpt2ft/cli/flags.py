@@ -52,7 +52,7 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for part in kind.__mro__[:-1]:  # its own first, those of a base in a group below
         own = [name for name in vars(part).get("__annotations__", {}) if name in fields]
-        title = str(part.__doc__).splitlines()[0]
+        title = str(part.__doc__).splitlines()[0].removesuffix(".")
         group = parser if part is kind else parser.add_argument_group(title)
         for name in own:
             _add_flag(group, fields[name], types[name][0], docs[name])

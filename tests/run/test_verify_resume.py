@@ -120,6 +120,6 @@ def test_what_does_not_make_sense(tmp_path, flags):
     done = run("gpt2ft", "verify-resume", *flags, "--steps", "0", cwd=tmp_path)
     assert done.returncode == 2 and "--steps is 0, give a number >= 1" in done.stderr
     done = run("gpt2ft", "verify-resume", *flags, "--resume", cwd=tmp_path)
-    assert done.returncode == 2 and "leave it" in done.stderr
+    assert done.returncode == 2 and "--resume is for train" in done.stderr
     done = run("gpt2ft", "verify-resume", *flags, "--max_steps", "5", cwd=tmp_path)
-    assert done.returncode == 1 and "--steps 3 is too many, the run has 5" in done.stderr
+    assert done.returncode == 1 and "--steps 3 is too many: the run has 5 steps" in done.stderr

@@ -170,7 +170,7 @@ COMMAND_USAGE = {
     "tran": "argument COMMAND: invalid choice: 'tran' (choose from ...), see --help",
     "train --seed -1": "--seed is -1, give a number >= 0",
     "verify-resume --steps 0": "--steps is 0, give a number >= 1",
-    "verify-resume --resume": "--resume is for train, ...",
+    "verify-resume --resume": "--resume is for train; ...",
 }
 
 CORPUS = [
