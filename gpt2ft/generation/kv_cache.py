@@ -11,6 +11,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from ..models.probe import window
 
+# What `forward` and its output call the cache: up to transformers 5.23, and from 5.24 on.
+CACHE_NAMES = ("past_key_values", "cache")
+
 
 class Prefix:
     """What a model has read of a text, kept so that another with the same beginning is not
@@ -78,14 +81,15 @@ class Contexts:
         self._device = next(model.parameters()).device
         self._window = window(model)
         self._rows = [self._crop(list(prompt)) for prompt in prompts]
-        self._cached = use_cache and "past_key_values" in self._accepted
+        self._cache_name = next((name for name in CACHE_NAMES if name in self._accepted), None)
+        self._cached = use_cache and self._cache_name is not None
         self._prefix = prefix if prefix is not None and len(prompts) == 1 else Prefix()
         self._known = self._prefix.cut(self._rows[0])  # columns that the cache holds
         self._ids, self._mask = self._padded(left=True)
 
     def next_logits(self) -> torch.Tensor:
         """Logits of the next token of each text, `(B, V)`."""
-        if not self._cached:
+        if not self._cached or self._cache_name is None:
             return self._read_all()
         prefix, new = self._prefix, slice(self._known, None)
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
@@ -95,11 +99,11 @@ class Contexts:
             self._ids[:, new],
             attention_mask=self._mask,
             position_ids=positions[:, new],
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_name: cache},
         )
-        prefix.ids, prefix.cache = list(self._rows[0]), output.past_key_values
+        prefix.ids, prefix.cache = list(self._rows[0]), getattr(output, self._cache_name)
         self._known, self._cached = self._ids.shape[1], prefix.cache is not None
         logits: torch.Tensor = output.logits[:, -1]
         return logits

@@ -1,9 +1,12 @@
 """pytest tests/generation/test_kv_cache.py"""
 
+import inspect
+import types
+
 import pytest
 import torch
 
-from gpt2ft.generation.kv_cache import Contexts, Prefix
+from gpt2ft.generation.kv_cache import CACHE_NAMES, Contexts, Prefix
 from gpt2ft.generation.sampling import generate_tokens
 from tests.support.settings import with_settings
 
@@ -50,6 +53,28 @@ def test_what_did_not_change_is_not_read_again(kind, request, widths):
         with_prefix = tokens_of(model, prompt, prefix)
         assert widths == [new] + [1] * 11
         assert with_prefix == tokens_of(model, prompt)
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_the_cache_has_two_names(name, make_model, widths, monkeypatch):
+    """transformers 5.24 renamed it; without it every token would cost reading the whole text."""
+    model = make_model().eval()
+    expected = tokens_of(model, TEXT)
+    original = model.forward
+    signature = inspect.signature(original)
+    (own,) = (known for known in CACHE_NAMES if known in signature.parameters)
+
+    def forward(input_ids, **given):
+        output = original(input_ids, **{own: given.pop(name)}, **given)
+        return types.SimpleNamespace(logits=output.logits, **{name: getattr(output, own)})
+
+    parameters = signature.parameters.values()
+    renamed = [p.replace(name=name) if p.name == own else p for p in parameters]
+    forward.__signature__ = signature.replace(parameters=renamed)
+    monkeypatch.setattr(model, "forward", forward)
+    widths.clear()
+    assert tokens_of(model, TEXT) == expected
+    assert widths == [len(TEXT)] + [1] * 11
 
 
 def test_a_prefix_past_the_window(model, widths):
