@@ -6,12 +6,12 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from .guards import seeded, undisturbed, uninterrupted
-from .loss import causal_lm_loss, count_targets
+from .loss import causal_lm_loss, count_targets, total_count
 from .optim import clip_and_step
 from .precision import Precision, Readback, resolve_precision
 
@@ -76,7 +76,7 @@ class TrainState:
         """
         device = next(model.parameters()).device
         precision = precision or resolve_precision("auto", device)
-        return cls(model, optimizer, precision.scaler(), precision, seed)
+        return cls(model, optimizer, precision.scaler(), precision, int(seed))
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,9 @@ class NonFiniteError(FloatingPointError):
         self.result = result
         """Of the last of these steps."""
 
+    def __reduce__(self) -> tuple[Any, ...]:  # or it could not be sent to another process
+        return type(self), (str(self), self.result)
+
 
 def train_step(
     state: TrainState,
@@ -125,7 +128,7 @@ def train_step(
     """One optimizer step over micro-batches that together are its batch.
 
     The gradient is that of the mean over all targets of all micro-batches, so how they are divided
-    does not matter; it is clipped to the norm `max_grad_norm`. The model must be in training mode.
+    does not matter; it is clipped to the norm `max_grad_norm`. The model is put in training mode.
     `learning_rate` is for all parameter groups, None leaves theirs. `loss_fn` maps model and batch
     to a summed loss, `count_fn` a batch (on the CPU) to what that sum is divided by. Where loss or
     gradient is not finite, the update is skipped; the step counts all the same. Interrupted by
@@ -133,12 +136,13 @@ def train_step(
     Raises `NoTargetsError` if all labels are masked.
     """
     optimizer, scaler, device = state.optimizer, state.scaler, state.precision.device
+    state.model.train()
     optimizer.zero_grad(set_to_none=True)  # also what an interrupted step left behind
     if learning_rate is not None:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = float(learning_rate)
     # Counted on the CPU, before anything is copied: the host need not wait for the device.
-    n_targets = sum(count_fn(batch) for batch in micro_batches)
+    n_targets = total_count(micro_batches, count_fn)
     if n_targets == 0:
         raise NoTargetsError("every label of the step is masked, there is nothing to learn from")
 
@@ -188,7 +192,14 @@ def train(
     """
     if len(data) == 0:
         raise ValueError("the data has no micro-batches")
-    state.model.train()
+    if gradient_accumulation_steps < 1:
+        n = gradient_accumulation_steps
+        raise ValueError(f"gradient_accumulation_steps is {n}, give a number >= 1")
+    if learning_rate is not None and not callable(learning_rate):
+        raise TypeError(
+            f"learning_rate is {learning_rate!r}, give a function of the step; "
+            "a constant rate is set when the optimizer is made"
+        )
     skips: Readback[StepResult] = Readback()
     in_a_row = 0
     ahead: dict[range, list[Batch]] = {}  # at most one step's
@@ -277,7 +288,7 @@ def evaluate(
     with undisturbed(model):
         for index in range(len(data)):
             cpu_batch = data[0, index]
-            n_targets += count_fn(cpu_batch)
+            n_targets += total_count([cpu_batch], count_fn)
             batch = {name: value.to(precision.device) for name, value in cpu_batch.items()}
             with precision.autocast():
                 loss_sum += float(loss_fn(model, batch))  # in double precision, over many batches

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,3 +50,23 @@ def causal_lm_loss(
         if not labelled.all():
             hidden, targets = hidden[labelled], targets[labelled]
     return linear_cross_entropy(hidden, head, targets, ignore_index=ignore_index)
+
+
+def total_count(
+    batches: Sequence[Mapping[str, torch.Tensor]],
+    count_fn: Callable[[Mapping[str, torch.Tensor]], float],
+) -> float:
+    """What the sum of the losses of these batches is divided by, a number of Python.
+
+    Raises `TypeError` if it is not given a list, `ValueError` if that is empty, or if the count is
+    negative or not finite.
+    """
+    if isinstance(batches, Mapping):
+        raise TypeError("this is one batch, give a list of batches: [batch]")
+    if not batches:
+        raise ValueError("there are no batches, a step needs at least one")
+    counts = [count_fn(batch) for batch in batches]
+    total: float = sum(n.item() if hasattr(n, "item") else n for n in counts)
+    if not 0 <= total < math.inf:
+        raise ValueError(f"count_fn gave {total}, it must give a finite number >= 0")
+    return total

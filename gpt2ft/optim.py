@@ -59,10 +59,15 @@ def clip_and_step(
     clipping and whether the update was skipped, two 0-d tensors on the device.
 
     A fused optimizer clips and skips in its own kernel, and the host waits for nothing. Any other
-    is asked on the host whether the norm is finite, which waits for the device once. If this raises
-    (out of memory, say), a fused optimizer and the scaler are as they were before: for that, the
-    first `step` of a fused optimizer is preceded by one that is skipped, which hooks also see.
+    is asked on the host whether the norm is finite, which waits for the device once. If memory runs
+    out in here, a fused optimizer and the scaler are as they were before: for that, the first
+    `step` of a fused optimizer is preceded by one that is skipped, which hooks also see. Raises
+    `ValueError` if `max_grad_norm` is not positive; infinity does not clip.
     """
+    if not max_grad_norm > 0:
+        raise ValueError(
+            f"max_grad_norm is {max_grad_norm}, give a number > 0, or inf: no clipping"
+        )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     gradients = [p.grad for p in parameters if p.grad is not None]
     known = set(optimizer.state)

@@ -2,9 +2,11 @@
 
 import inspect
 import math
+import pickle
 import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from gpt2ft import (
 )
 from gpt2ft.guards import undisturbed
 from gpt2ft.loop import NonFiniteError, NoTargetsError, train_step
+from gpt2ft.loss import count_targets
 from gpt2ft.precision import Precision, resolve_precision
 
 FP32 = Precision(torch.device("cpu"), None)
@@ -379,3 +382,80 @@ def test_weights_of_another_dtype(dtype, make_model):
     before = weights(model)
     result = train_step(make_state(model, learning_rate=1e-2), [collate([Samples()[0]])])
     assert not bool(result.skipped) and not torch.equal(weights(model), before)
+
+
+@pytest.mark.parametrize(
+    "settings, error, message",
+    [
+        ({"gradient_accumulation_steps": 0}, ValueError, "gradient_accumulation_steps is 0, give"),
+        ({"gradient_accumulation_steps": -3}, ValueError, "gradient_accumulation_steps is -3"),
+        ({"max_grad_norm": 0.0}, ValueError, "max_grad_norm is 0.0, give a number > 0, or inf"),
+        ({"max_grad_norm": math.nan}, ValueError, "max_grad_norm is nan, give"),
+        ({"max_grad_norm": -1.0}, ValueError, "max_grad_norm is -1.0, give"),
+        (
+            {"learning_rate": 1e-4},
+            TypeError,
+            "learning_rate is 0.0001, give a function of the step",
+        ),
+        ({"count_fn": lambda _: -5}, ValueError, "count_fn gave -5, it must give a finite number"),
+        ({"count_fn": lambda _: math.nan}, ValueError, "count_fn gave nan, it must give"),
+        ({"count_fn": lambda _: math.inf}, ValueError, "count_fn gave inf, it must give"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, error, message, model):
+    state, before = make_state(model), weights(model)
+    data = Batches(Samples(), collate, batch_size=2)
+    with pytest.raises(error, match=message):
+        list(train(state, data, max_steps=3, **settings))
+    assert state.step == 0 and torch.equal(weights(model), before)
+
+
+def test_a_step_takes_a_list_of_batches(model):
+    batch = collate([Samples()[0]])
+    with pytest.raises(TypeError, match=r"this is one batch, give a list of batches: \[batch\]"):
+        train_step(make_state(model), batch)
+    with pytest.raises(ValueError, match="there are no batches"):
+        train_step(make_state(model), [])
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.int64, np.float32])
+def test_numbers_of_torch_and_numpy_become_numbers_of_python(kind, make_model):
+    """As a checkpoint can hold them; and a seed of either draws the same."""
+
+    def run(kind):
+        state = TrainState.create(make_model(dropout=0.2), None, precision=FP32, seed=kind(3))
+        state.optimizer = build_optimizer(state.model)
+        data = Batches(Samples(), collate, batch_size=2)
+        settings = {
+            "learning_rate": lambda step: kind(1),
+            "count_fn": lambda batch: kind(count_targets(batch)),
+        }
+        result = list(train(state, data, max_steps=2, **settings))[-1]
+        kept = [state.seed, state.tokens, result.n_targets, result.learning_rate]
+        assert {type(number) for number in kept} <= {int, float}
+        return weights(state.model)
+
+    assert torch.equal(run(kind), run(int))
+
+
+def test_a_step_is_made_in_training_mode(make_model):
+    """Whatever the body of the loop left the model in."""
+
+    def run(leave):
+        state = make_state(make_model(dropout=0.2), learning_rate=1e-2)
+        for _ in train(state, Batches(Samples(), collate, batch_size=2), max_steps=3):
+            leave(state.model)
+        return weights(state.model)
+
+    assert torch.equal(run(torch.nn.Module.eval), run(lambda model: None))
+
+
+def test_the_error_reaches_another_process(model):
+    def infinite(model, batch):
+        return causal_lm_loss(model, batch) * math.inf
+
+    data = Batches(Samples(), collate, batch_size=2)
+    with pytest.raises(NonFiniteError) as raised:
+        list(train(make_state(model), data, max_steps=20, loss_fn=infinite))
+    copied = pickle.loads(pickle.dumps(raised.value))
+    assert str(copied) == str(raised.value) and copied.result.step == 10

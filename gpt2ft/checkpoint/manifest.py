@@ -16,10 +16,6 @@ from ..system import durable
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-OLDER = (
-    "the run cannot go on from it, as that version drew dropout in another way; to train its model "
-    "further, start a new run with this folder as the model"
-)
 MODEL_FILES = ("config.json", "model.safetensors")
 MAX_JSON_BYTES = 64 << 20
 
@@ -77,8 +73,13 @@ def verify_checkpoint(path: Path, *, reread: bool = True) -> dict[str, Any]:
     manifest = read_json(path / MANIFEST)
     if (number := manifest.get("format")) != FORMAT:
         advice = ""
-        if isinstance(number, int):
-            advice = ", update gpt2ft" if number > FORMAT else f", {OLDER}"
+        if isinstance(number, int) and number > FORMAT:
+            advice = ", update gpt2ft"
+        elif isinstance(number, int):  # dropout was drawn in another way
+            advice = (
+                ": the run cannot go on, but a new one can start from its model, "
+                f"--model_name_or_path {path}"
+            )
         raise CheckpointError(f"{path} has format {number}, this version reads {FORMAT}{advice}")
     if sealed(manifest) != manifest:
         raise CheckpointError(f"{path / MANIFEST} is damaged, its sha256 is not the one recorded")

@@ -295,7 +295,7 @@ def test_links_other_names_and_outside_files_are_no_checkpoints(saved):
 
 @pytest.mark.parametrize(
     ("number", "advice"),
-    [(3, "this version reads 2, update gpt2ft"), (1, "this version reads 2, the run cannot go on")],
+    [(3, "this version reads 2, update gpt2ft"), (1, "this version reads 2: the run cannot go on")],
 )
 def test_another_format_is_refused(number, advice, saved):
     folder, _ = saved
