@@ -132,8 +132,8 @@ class _Reader:
             if os.path.isdir(name) or not is_offline():
                 raise FileNotFoundError(f"data set {name} cannot be loaded, {error}") from error
             raise HubUnavailableError(
-                f"data set {name} is neither on this machine nor is the hub reachable, "
-                "name a folder or --train_file"
+                f"data set {name} is not on this machine, and it cannot be downloaded: no "
+                "connection to the hub; name a folder, or --train_file"
             ) from error
         except Exception as error:  # a script, pickled objects, settings that are no YAML
             raise ValueError(f"data set {name} is refused, {str(error)[:300]}") from error

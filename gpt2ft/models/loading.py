@@ -25,11 +25,11 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Any:
     `FileNotFoundError`, `ValueError` or `HubUnavailableError`.
     """
     name = located(name)
-    with loading("tokenizer", name, revision) as commit:
-        check_tokenizer(name, commit)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=commit, trust_remote_code=False)
+    with loading("tokenizer", name, revision) as (place, commit):
+        check_tokenizer(place, commit)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # made without any file
-            raise ValueError("it has no vocabulary, name another --tokenizer_name")
+            raise ValueError("it has no vocabulary, name another tokenizer")
     forget_code(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -45,13 +45,13 @@ def load_model(name: str, *, revision: str = "main", dropout: float | None = Non
     wants what is refused, or tensors are missing.
     """
     name = located(name)
-    with loading("model", name, revision) as commit:
-        check_model(name, commit)
-        config: Any = AutoConfig.from_pretrained(name, revision=commit, trust_remote_code=False)
+    with loading("model", name, revision) as (place, commit):
+        check_model(place, commit)
+        config: Any = AutoConfig.from_pretrained(place, revision=commit, trust_remote_code=False)
         drop_code(config)
         _set_dropout(config, dropout)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name,
+            place,
             revision=commit,
             config=config,
             dtype=torch.float32,

@@ -13,26 +13,42 @@ from typing import Any
 import huggingface_hub
 import safetensors
 import transformers
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from ..system.hub import HubUnavailableError, is_offline
+from ..system.hub import HubUnavailableError, answers, is_offline
 from .probe import attention_implementation
 
 MAX_JSON_BYTES = 64 << 20
 
 
 @contextlib.contextmanager
-def loading(what: str, name: str, revision: str) -> Iterator[str]:
-    """Gives the commit that everything is loaded from; turns errors into ones a user can act on."""
+def loading(what: str, name: str, revision: str) -> Iterator[tuple[str, str]]:
+    """Gives the place and the commit that everything is loaded from.
+
+    The place is the name itself, or where the hub does not answer, the folder of its cache. Errors
+    become ones that a user can act on.
+    """
     try:
         if os.path.isfile(name):
             raise ValueError("it is a file, name the folder it is in")
         if os.path.isdir(name) and not any(file.endswith(".json") for file in os.listdir(name)):
             there = ", ".join(sorted(os.listdir(name))[:9]) or "nothing"
             raise ValueError(f"it holds {there}, but no model, name another")
-        yield _commit(name, revision)
+        place = name if os.path.isdir(name) or is_offline() else _on_hub(name, revision)
+        yield place, _commit(place, revision)
     except Exception as error:
         raise _unavailable(what, name, error) from error
+
+
+def _on_hub(name: str, revision: str) -> str:
+    """The name if the hub answers, else the folder of the cache, without minutes of retries."""
+    if answers():
+        return name
+    try:
+        return huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise HubUnavailableError from error
 
 
 def never_ask() -> None:
@@ -50,18 +66,31 @@ def _unavailable(what: str, name: str, error: Exception) -> Exception:
     reason = " ".join(str(error).split()) or type(error).__name__
     if os.path.exists(name):
         name = os.path.abspath(name)
-    elif isinstance(error, OSError) and is_offline():
+    elif not _may_be_on_hub(name):
+        return FileNotFoundError(f"no folder {os.path.abspath(os.path.expanduser(name))}")
+    elif isinstance(error, HubUnavailableError) or (isinstance(error, OSError) and is_offline()):
         return HubUnavailableError(
-            f"{what} {name} is neither on this machine nor is the hub reachable, "
-            "name a folder or gpt2-mini, or train a new model with --model_type gpt2"
+            f"{name} is not on this machine, and it cannot be downloaded: no connection to the "
+            "hub; name a folder, or gpt2-mini, which is built in"
         )
     elif isinstance(error, OSError):
-        return FileNotFoundError(f"{what} {name} cannot be loaded from the hub, {reason}")
+        return FileNotFoundError(
+            f"{name} is no folder here, and cannot be loaded from the hub, {reason[:500]}"
+        )
     if isinstance(error, safetensors.SafetensorError):
         reason = f"its model.safetensors or a part of it is damaged, {reason}"
     if "trust_remote_code" in reason:
         reason = "it wants to run code of its own (auto_map), which is refused, name another"
     return ValueError(f"{what} {name} cannot be loaded, {reason[:500]}")
+
+
+def _may_be_on_hub(name: str) -> bool:
+    """Whether a repository on the hub can have that name; `./model` is a path, and none of it."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _json(name: str, file: str, revision: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import urllib.error
 import urllib.request
@@ -15,10 +16,10 @@ class HubUnavailableError(ConnectionError):
 def go_offline_if_unreachable(seconds: float = 5.0) -> bool:
     """Ask the hub once; if it does not answer in time, make its libraries use their caches alone.
 
-    Without this they would retry for a minute or more. Call it before `transformers`, `datasets`
+    Without this they would try again for minutes. Call it before `transformers`, `datasets`
     or `huggingface_hub` are imported: they read the switch then. Returns whether they are offline.
     """
-    if "HF_HUB_OFFLINE" not in os.environ and not _answers(seconds):
+    if "HF_HUB_OFFLINE" not in os.environ and not answers(seconds):
         os.environ["HF_HUB_OFFLINE"] = "1"
     return is_offline()
 
@@ -28,21 +29,28 @@ def is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def _answers(seconds: float) -> bool:
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    answered = threading.Event()
+def answers(seconds: float = 5.0) -> bool:
+    """Whether the hub answers within that time."""
+    answer: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def ask() -> None:
-        request = urllib.request.Request(endpoint, method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=seconds).close()
-        except urllib.error.HTTPError as error:
-            if error.code != 429:  # which is the hub, only busy; others may be some proxy's
-                return
-        except (OSError, ValueError):
-            return
-        answered.set()
+        answer.put(_asked(seconds))
 
     # In a thread, because looking up a name has no time limit of its own.
     threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(seconds)
+    try:
+        return answer.get(timeout=seconds)
+    except queue.Empty:
+        return False
+
+
+def _asked(seconds: float) -> bool:
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        request = urllib.request.Request(endpoint, method="HEAD")
+        urllib.request.urlopen(request, timeout=seconds).close()
+    except urllib.error.HTTPError as error:
+        return error.code == 429  # which is the hub, only busy; others may be some proxy's
+    except (OSError, ValueError):
+        return False
+    return True

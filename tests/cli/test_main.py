@@ -98,7 +98,7 @@ def test_a_failed_run_is_one_line_and_exits_1(tmp_path):
 def test_a_recipe_that_was_named_is_never_replaced(tmp_path):
     done = run("train.py", "--config", "wikitext2", cwd=tmp_path)
     assert done.returncode == 1
-    assert "Salesforce/wikitext is neither on this machine nor is the hub" in done.stderr
+    assert "Salesforce/wikitext is not on this machine, and it cannot be" in done.stderr
 
 
 def settings(*arguments):
@@ -276,7 +276,7 @@ def test_without_hub_and_choice_it_falls_back_to_the_quickstart(tmp_path):
     done = run("train.py", "--max_steps", "3", "--max_eval_samples", "4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()[:2]
-    assert "Salesforce/wikitext is neither on this machine" in first
+    assert "Salesforce/wikitext is not on this machine" in first
     assert "running the recipe quickstart instead, into ./gpt2-finetuned-quickstart" in second
     assert time.perf_counter() - start < 120
     out = tmp_path / "gpt2-finetuned-quickstart"

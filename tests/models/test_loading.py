@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -77,10 +80,46 @@ def test_what_is_no_causal_language_model(tmp_path):
 
 
 def test_a_name_that_only_the_hub_could_know():
-    with pytest.raises(HubUnavailableError, match="model gpt2 is neither"):
-        load_model("gpt2")
-    with pytest.raises(HubUnavailableError, match="tokenizer gpt2 is neither"):
-        load_tokenizer("gpt2")
+    message = "gpt2 is not on this machine, and it cannot be downloaded: no connection to the hub"
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(HubUnavailableError, match=message):
+            load("gpt2")
+
+
+@pytest.mark.parametrize("name", ["./model", "../model", "~/model", "/no/such/model", "a/b/c"])
+def test_a_path_is_not_looked_for_on_the_hub(name):
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(FileNotFoundError, match=r"^no folder /.*"):
+            load(name)
+
+
+def test_a_hub_that_does_not_answer_costs_seconds(tmp_path, make_model, tokenizer):
+    """A program that imports the library, without internet: its libraries try again for minutes.
+
+    What is in the cache is loaded from there.
+    """
+    cached = tmp_path / "hub" / "models--owner--cached"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("a" * 40)
+    make_model().save_pretrained(cached / "snapshots" / ("a" * 40))
+    tokenizer.save_pretrained(cached / "snapshots" / ("a" * 40))
+    program = (
+        "import time, gpt2ft, transformers\n"
+        "start = time.monotonic()\n"
+        "for load in (gpt2ft.load_model, gpt2ft.load_tokenizer):\n"
+        "    print(type(load('owner/cached')).__name__)\n"
+        "    try: load('gpt2')\n"
+        "    except ConnectionError as error: print(error)\n"
+        "assert time.monotonic() - start < 30\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    environment |= {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "GPT2LMHeadModel" and "Tokenizer" in lines[2]
+    assert all(line.startswith("gpt2 is not on this machine") for line in lines[1::2])
 
 
 def test_end_of_text_pads_where_nothing_else_does(tmp_path, tokenizer):

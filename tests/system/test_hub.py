@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gpt2ft.system.hub import go_offline_if_unreachable, is_offline
+from gpt2ft.system.hub import answers, go_offline_if_unreachable, is_offline
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +70,12 @@ def test_what_the_user_has_said_is_not_asked_again(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     assert not go_offline_if_unreachable()
+
+
+def test_a_refused_connection_is_an_answer_at_once(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        start = time.monotonic()
+        assert not answers(seconds=20.0)
+        assert time.monotonic() - start < 5.0

@@ -56,7 +56,7 @@ GENERATE = "--max_new_tokens 3 --seed 1 --device cpu"
 ASK = f"{MODEL} {GENERATE} -p ab"
 
 WHITE_SPACE = "has only white space from byte 0 to"
-NO_HUB = "is neither on this machine nor is the hub reachable, name a folder"
+NO_HUB = "is not on this machine, and it cannot be downloaded: no connection to the hub; name a"
 WAYS = "go on with --output_dir out --resume, or replace it with --overwrite_output_dir"
 OTHER = "--resume with another configuration,"
 UNDO = ", undo that or start anew in another --output_dir"
@@ -257,7 +257,7 @@ CORPUS = [
     Row(
         "data set unknown here",
         f"{MODEL} {OUT} --dataset_name nonsense",
-        f"data set nonsense {NO_HUB} or --train_file",
+        f"data set nonsense {NO_HUB} folder, or --train_file",
     ),
     Row(
         "folder without data",
@@ -426,11 +426,16 @@ SETTINGS = [
 ]
 
 MODELS = [
-    Row("hub unreachable", f"{TRAIN} {MODEL}-x", f"tokenizer model-x {NO_HUB} or gpt2-mini, ..."),
+    Row("no such folder", f"{TRAIN} --model_name_or_path ./mdoel", "no folder .../mdoel"),
+    Row(
+        "hub unreachable",
+        f"{TRAIN} {MODEL}-x",
+        f"model-x {NO_HUB} folder, or gpt2-mini, which is built in",
+    ),
     Row(
         "unknown on the hub",
         f"{TRAIN} {MODEL}-x",
-        "tokenizer model-x cannot be loaded from the hub, ...model-x...",
+        "model-x is no folder here, and cannot be loaded from the hub, ...model-x...",
         inside=an_empty_hub,
     ),
     Row(
@@ -846,7 +851,8 @@ GENERATED = [
         "precision fp16 is not supported on cpu, use bf16 or fp32",
     ),
     Row("no CUDA", f"{ASK} --device cuda", "--device cuda is not there, use auto or cpu"),
-    Row("unknown model", f"{ASK} {MODEL}-x", f"tokenizer model-x {NO_HUB}..."),
+    Row("unknown model", f"{ASK} {MODEL}-x", f"model-x {NO_HUB}..."),
+    Row("no such folder", f"{ASK} --model_name_or_path ./mdoel", "no folder .../mdoel"),
     Row(
         "weights cut off",
         ASK,
