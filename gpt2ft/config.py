@@ -72,7 +72,11 @@ class TrainConfig:
     overwrite_output_dir: bool = setting(False, of_command=True)
     """Delete the run that output_dir holds, and start anew."""
     resume: str | None = setting(
-        None, of_command=True, rules_out_fallback=True, value_if_bare="auto"
+        None,
+        of_command=True,
+        rules_out_fallback=True,
+        value_if_bare="auto",
+        flag="--resume_from_checkpoint",
     )
     """Go on from the newest valid checkpoint in output_dir, or from the one named."""
 
@@ -138,6 +142,9 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raise `ValueError` with what is wrong, the value and what to do."""
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) == "":
+                raise ValueError(f"--{field.name} is empty, give a value or leave it out")
         if not self.train_file and self.dataset_name is None:
             raise ValueError("no corpus, name --train_file or --dataset_name")
         if self.model_name_or_path is None and self.model_type is None:
@@ -153,7 +160,9 @@ class TrainConfig:
         check_bounds(self, "preprocessing_num_workers", at_least=1, at_most=1024)
         check_bounds(self, "block_size", "save_total_limit", at_least=2)
         check_bounds(self, "num_train_epochs", above=0, at_most=10**6)
-        check_bounds(self, "max_grad_norm", above=0)  # inf: never cut
+        if self.max_grad_norm == 0:  # the Trainer's way to turn it off
+            raise ValueError("--max_grad_norm 0 would train nothing; inf turns clipping off")
+        check_bounds(self, "max_grad_norm", above=0)
         # Smaller than 1e-45 is 0 in fp32, and AdamW would divide 0 by 0.
         check_bounds(self, "adam_epsilon", at_least=1e-30, at_most=1)
         check_bounds(self, "learning_rate", "weight_decay", at_least=0, at_most=1000)
@@ -212,7 +221,7 @@ class GenerateConfig(Sampling):
 
     model_name_or_path: str | None = None
     """Model: a folder, a name on the hub, or gpt2-mini (built in); default: the newest finished run
-    in gpt2-finetuned, gpt2-finetuned-wikitext2 and gpt2-finetuned-quickstart."""
+    in the current folder."""
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub."""
     interactive: bool = setting(False, flag="-i")

@@ -28,7 +28,7 @@ def setting(
     it is the purpose of resuming. `of_command`: it belongs to one command, not to the run.
     `rules_out_fallback`: who gives it wants this run or none, not the quickstart instead.
     `one_of`: of the settings of that group a run has one; given on the command line, it clears
-    the others that a recipe sets. `flag`: a second name, such as `-p`. `off_flag`: a second name
+    the others that a recipe sets. `flag`: a second name, `-p`. `off_flag`: a second name
     for turning it off. `value_if_bare`: what the flag means without a value.
     """
     meaning = {

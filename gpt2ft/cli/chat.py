@@ -32,7 +32,8 @@ from .columns import bars, side_by_side
 from .flags import typed_value
 from .line_input import line_input, read_text
 
-GREETING = "Type the beginning of a text. Ctrl-C stops a text, Ctrl-D leaves, /help lists commands."
+GREETING = "Type the beginning of a text. Ctrl-C stops a text, /quit leaves, /help lists commands."
+LEAVING = ("quit", "exit", "/exit")
 SETTINGS = (*(field.name for field in dataclasses.fields(Sampling)), "seed")
 PROBABLE_TOKENS = 10
 
@@ -83,12 +84,18 @@ class Conversation:
         self._noted_window = False
 
     def answer(self, line: str) -> None:
-        """Write on from a line; or do what it says, if it begins with a slash and not with two."""
+        """Write on from a line; or do what it says, if it begins with a slash and not with two.
+
+        Raises `EOFError` if the line says to leave, `ValueError` if it cannot be done.
+        """
+        line = "/quit" if line.strip() in LEAVING else line
         if line.startswith("/") and "\n" not in line and not line.startswith("//"):
             name, _, argument = line[1:].partition(" ")
             command = getattr(self, f"do_{name}", None)
             if command is None:
-                raise ValueError(f"no command /{name}, /help lists them; // begins a text with /")
+                raise ValueError(
+                    f"unknown command /{name}; /help lists commands, // begins a text with /"
+                )
             command(argument.strip())
         else:
             text = line[1:] if line.startswith("//") else line
@@ -115,11 +122,18 @@ class Conversation:
             lines.append(f"{usage:<22}{what}")
         self.write("\n".join(lines))
 
+    def do_quit(self, _: str) -> None:
+        """/quit|leave; the words quit and exit, and Ctrl-D, leave too"""
+        raise EOFError
+
     def do_set(self, argument: str) -> None:
-        """/set NAME VALUE|change a setting: /set temperature 0.7, /set seed none"""
+        """/set NAME VALUE|change a setting: /set temperature 0.7; /settings lists them"""
         name, _, value = argument.partition(" ")
-        if name not in SETTINGS or not value.strip():
-            raise ValueError(f"/set {name} is no setting with a value, {', '.join(SETTINGS)} are")
+        if name not in SETTINGS:
+            wrong = f"unknown setting {name}" if name else "/set needs a name and a value"
+            raise ValueError(f"{wrong}; the settings are {', '.join(SETTINGS)}")
+        if not value.strip():
+            raise ValueError(f"/set {name} needs a value; /settings shows the present ones")
         changed = dataclasses.replace(
             self._config, **{name: typed_value(GenerateConfig, name, value.strip())}
         )
@@ -162,7 +176,7 @@ class Conversation:
         self.write("texts forgotten, settings as at the start")
 
     def do_seed(self, argument: str) -> None:
-        """/seed [N]|the seed of the last text; or draw all from seed N on, none: at random"""
+        """/seed [N]|show the last seed; N: use seed N from now on; none: a new one each time"""
         if argument:
             self.do_set(f"seed {argument}")
         else:
@@ -171,7 +185,7 @@ class Conversation:
     def do_load(self, path: str) -> None:
         """/load PATH|go on with another model"""
         if not path:
-            raise ValueError("/load what, name a folder or a model on the hub")
+            raise ValueError("/load needs the name of a model: a folder, or a name on the hub")
         self._model = self._load(os.path.expanduser(path))
         for text in self._texts:  # its tokenizer may be another
             text.prompt_ids = encode_prompt(self._model.tokenizer, text.prompt)
@@ -182,7 +196,9 @@ class Conversation:
         """/compare PATH...|the same prompt and seed through this model and others"""
         last, names = self._current(), paths.split()
         if not names:
-            raise ValueError("/compare with what, name one or more folders")
+            raise ValueError(
+                "/compare needs the names of one or more models: folders, or hub names"
+            )
         texts = []
         for name in [None, *names]:
             other = self._load(os.path.expanduser(name)) if name else self._model
@@ -201,7 +217,7 @@ class Conversation:
         """/save FILE|add the text to the end of a file"""
         text = self._current()
         if not path:
-            raise ValueError("/save where, name a file")
+            raise ValueError("/save needs the name of a file")
         with Path(path).expanduser().open("a", encoding="utf-8") as file:
             file.write(f"{text.prompt}{text.text}\n\n")
         self.write(f"saved to {path}")
@@ -215,7 +231,7 @@ class Conversation:
         self.write(f"{n} tokens: the first after {first:.3f} s, then {rate:.1f} a second")
 
     def do_probs(self, _: str) -> None:
-        """/probs|the ten most probable next tokens, by the model without any setting"""
+        """/probs|the ten most probable next tokens, whatever temperature, top_k and the like are"""
         model = self._model
         text = self._ids(self._current())
         contexts = Contexts(model.model, [text], prefix=model.prefix)

@@ -6,6 +6,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import difflib
 import inspect
 import itertools
 import typing
@@ -15,6 +16,7 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 
+from ..config import TrainConfig
 from ..settings import field_types
 from ..system.terminal import printable
 
@@ -29,14 +31,16 @@ class Parser(argparse.ArgumentParser):
         line = printable(" ".join(message.split()))
         self.exit(USAGE_ERROR, f"gpt2ft: error: {line}, see --help\n")
 
-    def refuse(self, unknown: Sequence[str], *, trains: bool) -> NoReturn:
-        """Say what is wrong with words that no flag took; `trains`: on a command that trains."""
-        flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-        sentences = trainer_flags() if trains and flags else {}
-        for flag in flags:
-            if sentence := sentences.get(flag.removeprefix("--").replace("-", "_")):
-                line = f"gpt2ft: error: {flag} is a flag of run_clm.py, not of gpt2ft. {sentence}\n"
-                self.exit(USAGE_ERROR, line)
+    def refuse(self, unknown: Sequence[str], kind: type[Any]) -> NoReturn:
+        """Say what is wrong with words that no flag took, of a command with that configuration."""
+        known = [name for field in dataclasses.fields(kind) for name in _spellings(field.name)]
+        for word in unknown:
+            flag = word.partition("=")[0]
+            if kind is TrainConfig and (sentence := trainer_flags().get(_field_name(flag))):
+                whose = "of the Hugging Face Trainer or its run_clm.py, not of gpt2ft"
+                self.exit(USAGE_ERROR, f"gpt2ft: error: {flag} is a flag {whose}. {sentence}\n")
+            if flag.startswith("--") and (near := difflib.get_close_matches(flag, known, n=1)):
+                self.exit(USAGE_ERROR, f"gpt2ft: error: no flag {flag}, did you mean {near[0]}?\n")
         self.error(f"unrecognized arguments: {' '.join(unknown)}")
 
 
@@ -44,6 +48,30 @@ def trainer_flags() -> Mapping[str, str]:
     """What to write instead of each flag of `run_clm.py` and the Trainer that is not here."""
     sentences: dict[str, str] = yaml.safe_load(TRAINER_FLAGS.read_text(encoding="utf-8"))
     return sentences
+
+
+def as_switches(arguments: Sequence[str], kind: type[Any]) -> list[str]:
+    """The Trainer's `--bf16 True` as `--bf16`, its `--packing False` as `--no_packing`."""
+    fields = {name for name, (type_, _) in field_types(kind).items() if type_ is bool}
+    switches = {*fields, "bf16", "fp16", "resume", "resume_from_checkpoint"}
+    words: list[str] = []
+    for word in itertools.chain.from_iterable(_flag_and_value(word) for word in arguments):
+        name = _field_name(words[-1]) if words and words[-1].startswith("--") else ""
+        if word.lower() not in ("true", "false") or name not in switches:
+            words.append(word)
+        elif word.lower() == "false":
+            words[-1:] = [f"--no_{name}"] if name in fields else []
+    return words
+
+
+def _flag_and_value(word: str) -> list[str]:
+    """`--flag=true` as two words, any other as it is."""
+    flag, _, value = word.partition("=")
+    return [flag, value] if value.lower() in ("true", "false") else [word]
+
+
+def _field_name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
@@ -62,7 +90,8 @@ def _add_flag(
     parser: argparse._ActionsContainer, field: dataclasses.Field[Any], kind: Any, doc: str
 ) -> None:
     short, off_flag = field.metadata.get("flag"), field.metadata.get("off_flag")
-    names = [*([short] if short else []), *_spellings(field.name)]
+    names = [*_spellings(field.name), *([short] if short else [])]
+    names.sort(key=lambda name: name.startswith("--"))
     default = None if field.default in (dataclasses.MISSING, ()) else field.default
     if not isinstance(default, bool) and default is not None:
         doc += f" (default: {default})"
@@ -116,13 +145,26 @@ def typed_value(kind_of_config: type[Any], name: str, value: str) -> Any:
     if kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(value)
-        raise ValueError(f"{name} takes a number, not {value}")
+        number = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{name} is {number}, not {value}")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         parsed = value
-    if kind is bool and not isinstance(parsed, bool):
-        raise ValueError(f"{name} is true or false, not {value}")
-    if kind is bool or (isinstance(parsed, list) and all(isinstance(p, str) for p in parsed)):
+    if kind is bool:
+        if not isinstance(parsed, bool):
+            raise ValueError(f"{name} is true or false, not {value}")
         return parsed
-    return [value]
+    return _typed_list(name, value, parsed)
+
+
+def _typed_list(name: str, value: str, parsed: Any) -> list[str]:
+    """Texts: `[a, "b c"]`, one alone, in quotation marks or without, or `none`."""
+    if value == "none":
+        return []
+    if not isinstance(parsed, list):
+        quoted = value[0] in "\"'" and isinstance(parsed, str)
+        return [parsed if quoted else value]
+    if not all(isinstance(part, str) for part in parsed):
+        raise ValueError(f'{name} is a list of texts, write numbers as texts: ["1"]')
+    return parsed

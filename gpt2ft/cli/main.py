@@ -11,6 +11,7 @@ import functools
 import os
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from typing import Any
 
 from .. import __version__
 from ..checkpoint.folders import find_checkpoint, is_finished, recorded_run
-from ..checkpoint.manifest import MANIFEST
+from ..checkpoint.manifest import MANIFEST, read_json
 from ..config import GenerateConfig, TrainConfig
 from ..data.built_in import BUILT_IN_TEXT
 from ..models.built_in import located
@@ -28,7 +29,7 @@ from ..settings import names_where
 from ..system.hub import HubUnavailableError, go_offline_if_unreachable
 from ..system.signals import Stop, Stopped, listening
 from ..system.terminal import discard_output, error_line, printable, say, silence_libraries
-from .flags import USAGE_ERROR, Parser, add_flags
+from .flags import USAGE_ERROR, Parser, add_flags, as_switches
 from .prompts import Prompt, read_prompts
 
 FAILED = 1
@@ -40,13 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `arguments` are those after the program's name; None takes them from `sys.argv`.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(lambda: _command(given), debug="--debug" in given)
+
+
+def _command(arguments: Sequence[str]) -> int:
+    """Carry out what the arguments ask for; returns the exit status."""
     parser = make_parser()
-    known, unknown = parser.parse_known_args(arguments)
+    known, unknown = parser.parse_known_args(as_switches(arguments, TrainConfig))
     given = vars(known)
     command = given.pop("command")
     if unknown:
-        parser.refuse(unknown, trains=command is not _generate)
-    return _guarded(lambda: command(given), debug=given.get("debug", False))
+        parser.refuse(unknown, GenerateConfig if command is _generate else TrainConfig)
+    status: int = command(given)
+    return status
 
 
 def make_parser() -> Parser:
@@ -85,10 +93,11 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="recipe (wikitext2, quickstart) or YAML file of these settings, which flags "
         "override; without it and without a corpus: wikitext2",
     )
+    either = parser.add_mutually_exclusive_group()
     for precision in ("fp16", "bf16"):
         text = f"same as --precision {precision}"
         options = {"dest": "precision", "action": "store_const", "const": precision}
-        parser.add_argument(f"--{precision}", help=text, **options)  # type: ignore[arg-type]
+        either.add_argument(f"--{precision}", help=text, **options)  # type: ignore[arg-type]
     add_flags(parser, TrainConfig)
 
 
@@ -132,6 +141,11 @@ def _verify_resume(given: dict[str, Any]) -> int:
 
 def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
     """The command on the run asked for, or on the quickstart if none was and the hub is away."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            f"this was started as one of {os.environ['WORLD_SIZE']} processes, but a run is one "
+            "process today: start it without torchrun, as python train.py"
+        )
     with listening() as stop:
         config = _train_config(given)
         dataset = None if config.dataset_name == BUILT_IN_TEXT else config.dataset_name
@@ -174,7 +188,7 @@ def _train_config(given: dict[str, Any]) -> TrainConfig:
         elif recipe is None and ("train_file" in given or "dataset_name" in given):
             base = {}
         else:
-            base = recipes.load_recipe(recipe or recipes.DEFAULT_RECIPE)
+            base = recipes.load_recipe(recipes.DEFAULT_RECIPE if recipe is None else recipe)
         config = TrainConfig(**recipes.with_overrides(base, given))
         config.validate()
     except (ValueError, FileNotFoundError) as error:
@@ -219,6 +233,8 @@ def _generate(given: dict[str, Any]) -> int:
         name = config.model_name_or_path or newest_finished_run(Path.cwd())
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if config.model_name_or_path is None:
+        _note_choice(name)
     prompts = [Prompt(text) for text in config.prompt]
     prompts += read_prompts(config.prompt_file) if config.prompt_file else []
     _ask_hub_once([name])
@@ -231,15 +247,23 @@ def _generate(given: dict[str, Any]) -> int:
 
 
 def newest_finished_run(folder: Path) -> str:
-    """The run in `folder` that was finished last, in the recipes' output folders or the default.
-
-    Raises `ValueError` if there is none.
-    """
-    finished = [folder / name for name in recipes.known_output_dirs() if is_finished(folder / name)]
+    """The folder in `folder` whose run was finished last. Raises `ValueError` if there is none."""
+    finished = [path for path in folder.iterdir() if path.is_dir() and is_finished(path)]
     if not finished:
-        folders = ", ".join(recipes.known_output_dirs())
-        raise ValueError(f"no finished run in {folders}, name --model_name_or_path")
+        raise ValueError(
+            f"no folder in {folder} holds a finished run: name a model, for example "
+            "--model_name_or_path gpt2-mini, which is built in"
+        )
     return str(max(finished, key=lambda path: (path / MANIFEST).stat().st_mtime))
+
+
+def _note_choice(folder: str) -> None:
+    """Say on standard error which run the model is of, where nobody named one."""
+    manifest = Path(folder) / MANIFEST
+    step = read_json(manifest).get("step")
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.stat().st_mtime))
+    text = f"the model is {Path(folder).name}, finished {when} at step {step}"
+    print(f"gpt2ft: {printable(text)}", file=sys.stderr)
 
 
 def _ask_hub_once(names: Sequence[str | None]) -> None:

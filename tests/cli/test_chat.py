@@ -130,18 +130,45 @@ def test_settings_are_used(conversation, screen):
 
 def test_what_is_no_command(conversation):
     for line, message in (
-        ("/nonsense", "no command /nonsense, /help lists them"),
-        ("/", "no command /, /help lists them"),
-        ("/_current", "no command /_current"),
-        ("/set", "is no setting with a value"),
-        ("/set colour red", "/set colour is no setting"),
-        ("/set __class__ x", "is no setting"),
-        ("/set top_k", "is no setting with a value"),
-        ("/load", "/load what"),
+        ("/nonsense", "unknown command /nonsense; /help lists commands"),
+        ("/", "unknown command /; /help lists commands"),
+        ("/_current", "unknown command /_current"),
+        ("/set", "/set needs a name and a value; the settings are max_new_tokens, "),
+        ("/set colour red", "unknown setting colour; the settings are max_new_tokens, "),
+        ("/set __class__ x", "unknown setting __class__"),
+        ("/set top_k", "/set top_k needs a value"),
+        ("/load", "/load needs the name of a model"),
+        ("/compare", "there is no text yet"),
         ("/load gone", "no model gone"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
             conversation.answer(line)
+
+
+@pytest.mark.parametrize("line", ["/quit", "/exit", "quit", "exit", " exit "])
+def test_how_to_leave(line, conversation, screen):
+    with pytest.raises(EOFError):
+        conversation.answer(line)
+    assert screen.take() == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("none", ()),
+        ("[]", ()),
+        ("a", ("a",)),
+        ("a b", ("a b",)),
+        ('"."', (".",)),
+        (r'"\n"', ("\n",)),
+        ("'none'", ("none",)),
+        ('[a, "b c"]', ("a", "b c")),
+        ("1", ("1",)),
+    ],
+)
+def test_lists_as_they_are_typed(typed, words, conversation):
+    conversation.answer(f"/set bad_words {typed}")
+    assert conversation._config.bad_words == words
 
 
 def test_a_text_may_begin_with_a_slash(conversation, screen):
@@ -156,7 +183,7 @@ def test_help_names_every_command(conversation, screen):
     shown = screen.take()
     assert shown in (ROOT / "docs/how-to/generate.md").read_text(encoding="utf-8")
     lines = shown.splitlines()
-    commands = "help set settings retry continue undo reset seed load compare save stats probs"
+    commands = "help quit set settings retry continue undo reset seed load compare save stats probs"
     assert [line.split()[0] for line in lines[1:]] == [f"/{name}" for name in commands.split()]
     assert all(len(line.split()) > 2 for line in lines)
 
@@ -334,7 +361,7 @@ class Terminal:
 def test_the_program(terminal, endless, tmp_path):
     """Every command once, as typed."""
     assert terminal.type("first prompt").count("first prompt") >= 2
-    assert "no command /x, /help" in terminal.type("/x")
+    assert "unknown command /x; /help" in terminal.type("/x")
     assert "/compare PATH..." in terminal.type("/help")
     assert "temperature = 0.5" in terminal.type("/set temperature 0.5")
     assert "--top_p is 7.0, give" in terminal.type("/set top_p 7")
@@ -346,7 +373,7 @@ def test_the_program(terminal, endless, tmp_path):
     assert "20 tokens: the first after" in terminal.type("/stats")
     assert terminal.type("/probs").count("%") == 10
     assert f"loaded {endless}" in terminal.type(f"/load {endless}")
-    assert "/gone is neither on" in terminal.type("/load /gone")
+    assert "no folder /gone" in terminal.type("/load /gone")
     assert f"saved to {tmp_path}/out.txt" in terminal.type(f"/save {tmp_path}/out.txt")
     assert (tmp_path / "out.txt").read_text("utf-8").startswith("first prompt")
     terminal.process.setwinsize(24, 46)

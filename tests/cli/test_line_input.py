@@ -62,6 +62,12 @@ def test_a_pipe(model_folder, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     answers = done.stdout.split("\n\n")
     assert len(answers) == 6 and answers.pop() == ""
-    beginnings = ["a cat", "temperature = 0.0", "one\ntwo", "gpt2ft: error: no command", "the text"]
+    beginnings = [
+        "a cat",
+        "temperature = 0.0",
+        "one\ntwo",
+        "gpt2ft: error: unknown command",
+        "the text",
+    ]
     for answer, beginning in zip(answers, beginnings, strict=True):
         assert answer.startswith(beginning)

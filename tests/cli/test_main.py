@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +17,9 @@ import transformers
 import gpt2ft
 from benchmarks.faults.processes import ROOT, Started, run
 from gpt2ft.cli import main as cli
-from gpt2ft.cli.flags import trainer_flags
+from gpt2ft.cli.flags import as_switches, trainer_flags
 from gpt2ft.cli.generate import JSON_FIELDS
-from gpt2ft.cli.main import UsageError, main, newest_finished_run
+from gpt2ft.cli.main import UsageError, main, make_parser, newest_finished_run
 from gpt2ft.config import TrainConfig
 from gpt2ft.optim import lr_at
 from gpt2ft.settings import alternatives, names_where
@@ -70,12 +71,12 @@ def test_help_loads_nothing_heavy():
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        ("train.py", ["--sneed", "1"], "unrecognized arguments: --sneed 1"),
+        ("train.py", ["--sneed", "1"], "no flag --sneed, did you mean --seed?"),
         ("train.py", ["--seed", "x"], "argument --seed: invalid int value: 'x'"),
         ("train.py", ["--learning-rate", "-1"], "--learning_rate is -1.0, give a number >= 0"),
         ("train.py", ["--config", "nonsense"], "no recipe or file nonsense"),
         ("train.py", ["--resume"], "--resume finds no run in ./gpt2-finetuned-quickstart, ./gpt2"),
-        ("generate.py", ["-i"], "no finished run in ./gpt2-finetuned-q"),
+        ("generate.py", ["-i"], "holds a finished run: name a model"),
         ("generate.py", ["-p", "a", "--top_p", "2"], "--top_p is 2.0, give a number <= 1"),
         ("generate.py", [], "nothing to continue"),
     ],
@@ -150,7 +151,7 @@ def test_every_meaning_of_a_field_has_a_use():
         (["--evaluation_strategy", "steps"], "--eval_steps"),
         (["--use-cpu"], "--device cpu"),
         (["--optim=adafactor"], "The command line always uses fused AdamW"),
-        (["--resume_from_checkpoint", "out/checkpoint-500"], "--resume"),
+        (["--max_seq_length", "128"], "Use --block_size."),
         (["--seed", "1", "--fp16_full_eval", "--block_size", "64"], "--precision fp16"),
         (["--torch_dtype", "auto"], "--precision"),
     ],
@@ -161,9 +162,52 @@ def test_a_flag_of_the_trainer_is_answered_with_what_to_write(flags, sentence, c
     line = capsys.readouterr().err
     assert exit.value.code == 2 and line.count("\n") == 1
     assert (
-        line.startswith("gpt2ft: error: --") and " is a flag of run_clm.py, not of gpt2ft. " in line
+        line.startswith("gpt2ft: error: --")
+        and " is a flag of the Hugging Face Trainer or its run_clm.py, not of gpt2ft. " in line
     )
     assert sentence in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--bf16 True", {"precision": "bf16"}),
+        ("--bf16=true", {"precision": "bf16"}),
+        ("--fp16 False", {}),
+        ("--packing False", {"packing": False}),
+        ("--gradient_checkpointing true --seed 3", {"gradient_checkpointing": True, "seed": 3}),
+        ("--overwrite-output-dir False", {"overwrite_output_dir": False}),
+        ("--resume_from_checkpoint True", {"resume": "auto"}),
+        ("--resume_from_checkpoint out/checkpoint-5", {"resume": "out/checkpoint-5"}),
+        ("--text_column true", {"text_column": "true"}),
+    ],
+)
+def test_switches_as_the_trainer_is_given_them(flags, expected):
+    words = as_switches(flags.split(), TrainConfig)
+    given = vars(make_parser().parse_args(["train", *words]))
+    assert given.pop("command") is cli._train and given == expected
+
+
+def test_torchrun_is_answered_with_a_sentence(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "--train_file", "x"]) == 2
+    assert "one of 2 processes, but a run is one process today" in capsys.readouterr().err
+
+
+def test_the_newest_finished_run_is_chosen_and_named(tmp_path, monkeypatch, capsys):
+    """Whatever its name."""
+    for age, name in enumerate(("newer", "older", "unfinished")):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("config.json", "model.safetensors", "manifest.json"):
+            (folder / file).write_text(json.dumps({"step": 7 + age}))
+        os.utime(folder / "manifest.json", (1e9 - age, 1e9 - age))
+    (tmp_path / "unfinished" / "model.safetensors").unlink()
+    assert newest_finished_run(tmp_path) == str(tmp_path / "newer")
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "-p", "a"]) == 1  # it is no model
+    shown = capsys.readouterr().err.splitlines()[0]
+    assert re.fullmatch(r"gpt2ft: the model is newer, finished 2001-09-0. ..:.. at step 7", shown)
 
 
 def test_other_commands_are_not_asked_about_the_trainer(capsys):
@@ -183,7 +227,8 @@ def test_the_help_of_generate_begins_with_what_is_asked_first(capsys):
 
 
 def test_no_flag_of_ours_is_answered_for_the_trainer():
-    names = {field.name for field in dataclasses.fields(TrainConfig)} | {"fp16", "bf16", "config"}
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    names |= {"fp16", "bf16", "config", "resume_from_checkpoint"}
     sentences = trainer_flags()
     assert not names & sentences.keys()
     assert {f.name for f in dataclasses.fields(transformers.TrainingArguments)} <= (
@@ -266,7 +311,8 @@ def test_the_mission_word_for_word(offline_hub):
     assert answer[0]["generated_text"].startswith("A")
 
     asked = run("generate.py", "-i", "--seed", "1", cwd=offline_hub, input="A long\n")
-    assert (asked.returncode, asked.stderr) == (0, "")
+    assert asked.returncode == 0
+    assert asked.stderr.startswith("gpt2ft: the model is gpt2-finetuned-wikitext2, finished 20")
     assert asked.stdout.startswith("A long") and len(asked.stdout) > 20
 
 

@@ -116,7 +116,7 @@ TRAIN_USAGE = {
     "--eval_steps 0": "--eval_steps is 0, give a number >= 1",
     "--save_steps 0": "--save_steps is 0, give a number >= 1",
     "--save_total_limit 1": "--save_total_limit is 1, give a number >= 2",
-    "--max_grad_norm 0": "--max_grad_norm is 0.0, give a number > 0",
+    "--max_grad_norm 0": "--max_grad_norm 0 would train nothing; inf turns clipping off",
     "--max_grad_norm nan": "--max_grad_norm is nan, give a number > 0",
     "--max_train_samples 0": "--max_train_samples is 0, give a number >= 1",
     "--validation_split_percentage 100": "--validation_split_percentage is 100.0, give a number "
@@ -127,7 +127,7 @@ TRAIN_USAGE = {
     "--seed 9223372036854775808": "--seed is 9223372036854775808, give a number < "
     "9223372036854775808",
     "--precision fp8": "argument --precision: invalid choice: 'fp8' (choose from ...), see --help",
-    "--sneed 1": "unrecognized arguments: --sneed 1, see --help",
+    "--sneed 1": "no flag --sneed, did you mean --seed?",
     "--config gone.yaml": "no recipe or file gone.yaml, recipes are quickstart, wikitext2",
     "--config a.txt": "a.txt is no recipe, write lines of `name: value`",
     "--model_type gpt2": "--model_name_or_path and --model_type exclude each other, give one",
@@ -792,8 +792,8 @@ GENERATED = [
     Row(
         "no model named",
         "-p a",
-        "no finished run in ./gpt2-finetuned-quickstart, ./gpt2-finetuned-wikitext2, "
-        "./gpt2-finetuned, name --model_name_or_path",
+        "no folder in PLACE holds a finished run: name a model, for example "
+        "--model_name_or_path gpt2-mini, which is built in",
         status=2,
     ),
     Row(
