@@ -55,6 +55,7 @@ def main(model_name: str, file: str, n_steps: int = 100) -> None:
             n_targets = int(result.n_targets)
             print(f"step {result.step} loss {result.loss:.4f} over {n_targets} tokens")
     model.save_pretrained("gpt2-finetuned-completions")
+    tokenizer.save_pretrained("gpt2-finetuned-completions")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def main(model_name: str, text: str, n_steps: int = 100) -> None:
             sizes = f"from {lengths.min()} to {lengths.max()} tokens"
             print(f"step {result.step} loss {result.loss:.4f} rows {sizes}")
     model.save_pretrained("gpt2-finetuned-curriculum")
+    tokenizer.save_pretrained("gpt2-finetuned-curriculum")
 
 
 if __name__ == "__main__":

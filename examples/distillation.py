@@ -58,6 +58,7 @@ def main(teacher_name: str, text: str, n_steps: int = 100) -> None:
         if result.step % 10 == 0:
             print(f"step {result.step} loss {result.loss:.4f}")
     student.save_pretrained("gpt2-finetuned-student")
+    tokenizer.save_pretrained("gpt2-finetuned-student")
 
 
 if __name__ == "__main__":

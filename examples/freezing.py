@@ -37,6 +37,7 @@ def main(model_name: str, text: str, n_steps: int = 100) -> None:
             perplexity = gpt2ft.evaluate(model, held_out).perplexity
             print(f"step {result.step} loss {result.loss:.4f} perplexity {perplexity:.2f}")
     model.save_pretrained("gpt2-finetuned-last-blocks")
+    tokenizer.save_pretrained("gpt2-finetuned-last-blocks")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def main(model_name: str, text: str, n_steps: int = 100) -> None:
             plain = gpt2ft.evaluate(model, held_out)  # of the labels as they are
             print(f"step {result.step} loss {result.loss:.4f} perplexity {plain.perplexity:.2f}")
     model.save_pretrained("gpt2-finetuned-smoothed")
+    tokenizer.save_pretrained("gpt2-finetuned-smoothed")
 
 
 if __name__ == "__main__":

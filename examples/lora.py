@@ -60,6 +60,7 @@ def main(model_name: str, text: str, n_steps: int = 100) -> None:
         block.attn.c_attn = block.attn.c_attn.merged()
         block.attn.c_proj = block.attn.c_proj.merged()
     model.save_pretrained("gpt2-finetuned-lora")
+    tokenizer.save_pretrained("gpt2-finetuned-lora")
 
 
 if __name__ == "__main__":

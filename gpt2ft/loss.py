@@ -17,9 +17,17 @@ def count_targets(batch: Mapping[str, torch.Tensor], *, ignore_index: int = -100
     """How many tokens of a batch are predicted: those of its `labels (B, T)` that are not masked.
 
     The first label of a row does not count: there is nothing before it to predict it from. The
-    batch is to be on the CPU; elsewhere this waits for the device.
+    batch is to be on the CPU; elsewhere this waits for the device. Raises `ValueError` if the batch
+    has no such labels.
     """
-    return int((batch["labels"][:, 1:] != ignore_index).sum())
+    labels = batch.get("labels")
+    if labels is None or labels.dim() != 2:
+        what = "no labels" if labels is None else f"labels of the shape {tuple(labels.shape)}"
+        raise ValueError(
+            f"the batch has {what}, not (B, T); for batches of your own pass count_fn, a function "
+            "from a batch to what the sum of its losses is divided by"
+        )
+    return int((labels[:, 1:] != ignore_index).sum())
 
 
 def causal_lm_loss(

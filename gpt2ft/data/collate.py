@@ -23,10 +23,11 @@ class CausalLMCollator:
 
     Labels are masked by length, never by token id: GPT-2 pads with its end-of-text token, and a
     real end of text is a target that the model must learn (transformers#23530). There is no
-    `attention_mask`: in a causal model no token sees the padding to its right.
+    `attention_mask`: in a causal model no token sees the padding to its right. So which token pads
+    does not matter; where a tokenizer has none, `pad_token_id` may be None, and id 0 pads.
     """
 
-    pad_token_id: int
+    pad_token_id: int | None
     pad_to_multiple_of: int = 1
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -34,7 +35,7 @@ class CausalLMCollator:
         longest += -longest % self.pad_to_multiple_of
         shape = (len(samples), longest)
         batch = {
-            "input_ids": torch.full(shape, self.pad_token_id, dtype=torch.int64),
+            "input_ids": torch.full(shape, self.pad_token_id or 0, dtype=torch.int64),
             "labels": torch.full(shape, IGNORED, dtype=torch.int64),
         }
         if any("position_ids" in sample for sample in samples):

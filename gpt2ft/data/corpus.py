@@ -45,8 +45,8 @@ def load_corpus(
     dataset_name: str | None = None,
     dataset_config_name: str | None = None,
     dataset_split: str = "train",
-    train_file: Sequence[str] = (),
-    validation_file: Sequence[str] = (),
+    train_file: str | Sequence[str] = (),
+    validation_file: str | Sequence[str] = (),
     validation_split_percentage: float = 5.0,
     text_column: str | None = None,
     lines: bool = False,
@@ -116,37 +116,18 @@ class _Reader:
 
     def hub(self, name: str, config: str | None, split: str) -> Dataset:
         """A split of a data set on the hub, or of a folder of that form."""
+        builder = _prepared(name, config)
         try:
-            builder = datasets.load_dataset_builder(name, config, cache_dir=_folder_cache(name))
-            elsewhere = _files_elsewhere(builder, name)
-            if not elsewhere:
-                builder.download_and_prepare()
-                rows = builder.as_dataset(split=split)
-        except datasets.exceptions.DatasetGenerationError as error:
-            raise ValueError(f"data set {name} cannot be read, {_reason(error)}") from error
-        except (OSError, ValueError) as error:
-            # Offline, with another configuration cached, datasets raises ValueError.
-            lost = isinstance(error, OSError) or "cache" in str(error)
-            if not lost:
-                raise
-            if os.path.isdir(name) or not is_offline():
-                raise FileNotFoundError(f"data set {name} cannot be loaded, {error}") from error
-            raise HubUnavailableError(
-                f"data set {name} is not on this machine, and it cannot be downloaded: no "
-                "connection to the hub; name a folder, or --train_file"
-            ) from error
-        except Exception as error:  # a script, pickled objects, settings that are no YAML
-            raise ValueError(f"data set {name} is refused, {str(error)[:300]}") from error
-        if elsewhere:
-            raise ValueError(f"data set {name} is refused, {elsewhere[0]} is no part of it")
+            rows = builder.as_dataset(split=split)
+        except ValueError as error:
+            raise ValueError(f"data set {name} has no split {split}, {error}") from error
         return self._text_only(rows, name)
 
     def hub_validation(self, name: str, config: str | None) -> Dataset | None:
         """The data set's own validation split, None if it has none."""
-        try:
-            return self.hub(name, config, "validation")
-        except ValueError:
+        if "validation" not in (_prepared(name, config).info.splits or {}):
             return None
+        return self.hub(name, config, "validation")
 
     def files(self, files: Sequence[str], *, start: float = 0.0, end: float = 1.0) -> Dataset:
         """Rows of the files; of whole text files, the part from fraction `start` to `end`."""
@@ -188,6 +169,31 @@ class _Reader:
         return rows if column == "text" else rows.rename_column(column, "text")
 
 
+def _prepared(name: str, config: str | None) -> datasets.DatasetBuilder:
+    """A data set on the hub, or of a folder of that form, in the cache."""
+    only_cache = is_offline() and not os.path.isdir(name)
+    builder = None
+    try:
+        builder = datasets.load_dataset_builder(name, config, cache_dir=_folder_cache(name))
+        if elsewhere := _files_elsewhere(builder, name):
+            raise ValueError(f"{elsewhere[0]} is no part of it")
+        builder.download_and_prepare()
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise ValueError(f"data set {name} cannot be read, {_reason(error)}") from error
+    except Exception as error:
+        # Where another configuration is cached, datasets raises ValueError for this one.
+        if only_cache and (isinstance(error, OSError) or builder is None):
+            raise HubUnavailableError(
+                f"data set {name} is not on this machine, and it cannot be downloaded: no "
+                "connection to the hub; name a folder, or --train_file"
+            ) from error
+        if isinstance(error, OSError):
+            raise FileNotFoundError(f"data set {name} cannot be loaded, {error}") from error
+        # A script, pickled objects, settings that are no YAML.
+        raise ValueError(f"data set {name} is refused, {str(error)[:300]}") from error
+    return builder
+
+
 def _files_elsewhere(builder: datasets.DatasetBuilder, name: str) -> list[str]:
     """Files of this machine that a data set says are its own: they might be anybody's secrets."""
     folder = os.path.join(os.path.abspath(name), "")
@@ -217,10 +223,10 @@ def _loader(files: Sequence[str]) -> str:
     return loaders.pop() if loaders else "none"
 
 
-def _expand(patterns: Sequence[str]) -> list[str]:
+def _expand(patterns: str | Sequence[str]) -> list[str]:
     """Files that the paths and globs name, in order; a path that exists is never a glob."""
     files = []
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, (str, Path)) else patterns:
         found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
         if not found:
             raise FileNotFoundError(f"no file {os.path.abspath(pattern)}, check the path")

@@ -101,7 +101,7 @@ def _offsets(lengths: Any) -> IntArray:
 
 
 def tokenize(
-    documents: Dataset,
+    documents: Dataset | Sequence[str],
     tokenizer: Any,
     *,
     separator: bool = True,
@@ -110,11 +110,14 @@ def tokenize(
 ) -> TokenStore:
     """Tokenize a data set with a column `text`, in batches, through the cache of `datasets`.
 
+    A list of texts is taken too.
     Each document begins with what the tokenizer puts before a text (a beginning-of-text token, if
     it has one), and with `separator` ends in an end-of-text token. Documents of white space alone
     have no tokens. With `one_text` the documents are lines of one text: nothing is put before them,
     and blank ones count. Raises `ValueError` if the tokenizer has no end-of-text token.
     """
+    if not isinstance(documents, Dataset):
+        documents = Dataset.from_dict({"text": list(documents)})
     end = tokenizer.eos_token_id if separator else None
     if separator and end is None:
         raise ValueError("the tokenizer has no end-of-text token, use --row_separator none")

@@ -95,7 +95,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
 
     cut = _Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
     samples, digest = cut.samples(corpus.train, limit=config.max_train_samples)
-    collate = CausalLMCollator(pad_token_id=tokenizer.pad_token_id or 0)
+    collate = CausalLMCollator(pad_token_id=tokenizer.pad_token_id)
     batch_size = config.per_device_train_batch_size
     data = Batches(samples, collate, batch_size=batch_size, seed=config.seed)
     held_out = None

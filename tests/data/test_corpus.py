@@ -335,3 +335,46 @@ def test_the_built_in_text():
     corpus = load_corpus(dataset_name="python-reference", validation_split_percentage=10)
     assert len(corpus.train) + len(corpus.validation) > 50
     assert sum(map(len, texts(corpus.train))) > 300_000
+
+
+def test_another_configuration_in_the_cache_is_not_the_one_asked_for(monkeypatch):
+    """Then datasets does not say that it cannot be reached, but that it has no such cache."""
+
+    def refuse(*_, **__):
+        raise ValueError("Couldn't find cache for wikitext for config 'x'")
+
+    monkeypatch.setattr("datasets.load_dataset_builder", refuse)
+    with pytest.raises(HubUnavailableError, match="is not on this machine"):
+        load_corpus(dataset_name="Salesforce/wikitext", dataset_config_name="x")
+
+
+def test_a_fault_of_the_validation_split_is_not_taken_for_none(tmp_path, monkeypatch):
+    make_hub_folder(tmp_path, {"train": ["a", "b"] * 20, "validation": ["c"]})
+    monkeypatch.setattr("gpt2ft.data.corpus.choose_column", choose_none_of("validation"))
+    with pytest.raises(ValueError, match="validation has no such column"):
+        load_corpus(dataset_name=str(tmp_path), dataset_config_name="wikitext-2-raw-v1")
+
+
+def choose_none_of(split):
+    seen = []
+
+    def choose(source, *_):
+        seen.append(source)
+        if len(seen) == 2:  # of train, then of validation
+            raise ValueError(f"{split} has no such column")
+        return "text"
+
+    return choose
+
+
+def test_one_file_may_be_named_without_a_list(tmp_path):
+    (tmp_path / "a.txt").write_text("words " * 100)
+    for name in (str(tmp_path / "a.txt"), tmp_path / "a.txt"):
+        corpus = load_corpus(train_file=name, validation_split_percentage=0)
+        assert texts(corpus.train) == ["words " * 100]
+
+
+def test_a_list_of_texts_is_tokenized(tokenizer):
+    assert tokenize(["ab", "c"], tokenizer).digest() == (
+        tokenize(Dataset.from_dict({"text": ["ab", "c"]}), tokenizer).digest()
+    )
