@@ -92,6 +92,7 @@ def pretrain(settings: dict[str, Any], parts: Path, model_dir: Path) -> dict[str
             sys.exit("the training was stopped")
         model, tokenizer = gpt2ft.load_model(run), gpt2ft.load_tokenizer(run)
     seconds = time.perf_counter() - start
+    model.config.recommended_learning_rate = 1e-3  # for fine-tuning, see the model's card
     model.to(torch.bfloat16).save_pretrained(model_dir)
     tokenizer.save_pretrained(model_dir)
     model = gpt2ft.load_model(str(model_dir))

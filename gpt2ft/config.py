@@ -91,8 +91,9 @@ class TrainConfig:
     of the longer run from there on."""
     max_steps: int | None = setting(None, may_change=True)
     """Optimizer steps, instead of num_train_epochs. May grow when resuming, as that may."""
-    learning_rate: float = 5e-5
-    """Peak learning rate of AdamW."""
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW; default: the one that the model recommends (gpt2-mini: 0.001),
+    else 5e-5."""
     weight_decay: float = 0.0
     """Decay of matrices and embeddings; biases and norms have none."""
     adam_beta1: float = 0.9

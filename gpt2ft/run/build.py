@@ -25,6 +25,7 @@ from ..precision import resolve_device, resolve_precision
 from .recipe import settings_of
 
 MIN_VOCAB_SIZE = 257  # the least a byte-level tokenizer has
+DEFAULT_LEARNING_RATE = 5e-5  # the Trainer's
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Run:
     """All that a run is made of."""
 
     config: TrainConfig
-    """With precision and block_size decided."""
+    """With precision, block_size and learning_rate decided."""
     state: TrainState
     tokenizer: Any
     data: Batches
@@ -57,13 +58,15 @@ class Run:
     def loop_settings(self) -> dict[str, Any]:
         """How `loop.train` is to train it."""
         config = self.config
+        assert config.learning_rate is not None
+        peak = config.learning_rate
         warmup_steps = config.warmup_steps or math.ceil(config.warmup_ratio * self.max_steps)
 
         def learning_rate(step: int) -> float:
             return lr_at(
                 step,
                 max_steps=self.max_steps,
-                learning_rate=config.learning_rate,
+                learning_rate=peak,
                 warmup_steps=warmup_steps,
                 schedule=config.lr_scheduler_type,
             )
@@ -91,6 +94,8 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:
         keep_apart = config.packing and probe.keeps_documents_apart(model)
+    if config.learning_rate is None:
+        config = dataclasses.replace(config, learning_rate=_recommended_rate(model))
     _prepare_model(config, model, device)
 
     cut = _Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
@@ -104,7 +109,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         held_out = Batches(samples, collate, batch_size=config.per_device_eval_batch_size)
     optimizer = build_optimizer(
         model,
-        learning_rate=config.learning_rate,
+        learning_rate=config.learning_rate or 0.0,
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
         epsilon=config.adam_epsilon,
@@ -112,6 +117,12 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
     max_steps = _max_steps(config, len(data))
     return Run(config, state, tokenizer, data, held_out, max_steps, digest, keep_apart)
+
+
+def _recommended_rate(model: Any) -> float:
+    """The learning rate that the model's configuration recommends, else that of the Trainer."""
+    rate = getattr(model.config, "recommended_learning_rate", None)
+    return rate if isinstance(rate, float) and 0 < rate < 1 else DEFAULT_LEARNING_RATE
 
 
 def _prepare_model(config: TrainConfig, model: Any, device: torch.device) -> None:

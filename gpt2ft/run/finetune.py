@@ -23,7 +23,7 @@ from .build import Run, build
 from .observe import Observation, observe, recorded_observation
 from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
 from .recipe import SETTINGS_FILE, to_yaml
-from .summary import card, description
+from .summary import card, description, plan, warning
 
 WORDS_SHOWN = 16
 LEAST_SCALE = 2.0**-10
@@ -60,7 +60,8 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
     record = run.record()
     if checkpoint:
         refuse_changes(checkpoint, record)
-    say(f"{description(run)}, into {config.output_dir}")
+    say(description(run))
+    say(plan(run))
     durable.make_folder(output_dir)
     with locked(output_dir), stop.postponed():
         if checkpoint and checkpoint_paths(output_dir) != found:
@@ -118,7 +119,7 @@ def _carry_out(session: Session) -> int:
     if 0 < step < run.max_steps and step % (run.config.eval_steps or step + 1) == 0:
         _observation(session, step)  # a signal may have come in the midst of it
     if step >= run.max_steps:
-        say(f"all {run.max_steps} steps are done, nothing is left to train")
+        say(f"all {run.max_steps} steps are done; to train further, give more --max_steps")
     _train(session)
     after = _observation(session, run.max_steps)
     session.stop.check()
@@ -128,6 +129,8 @@ def _carry_out(session: Session) -> int:
     evaluations = (before.evaluation, after.evaluation)
     say(card(*evaluations, samples=(before.sample, after.sample)))
     say()
+    if warned := warning(progress.read_records(session.output_dir / METRICS)):
+        say(warned)
     say(f"saved to {session.output_dir}")
     folder = shlex.quote(str(session.output_dir))
     say(f"generate: python generate.py -i --model_name_or_path {folder}")

@@ -45,7 +45,10 @@ def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
     for reason in reasons:
         say(f"passed over: {reason}")
     if path is None:
-        raise ValueError(f"--resume found no checkpoint in {output_dir.resolve()}")
+        raise ValueError(
+            f"--resume found no checkpoint in {output_dir.resolve()}: to start the run, leave out "
+            "--resume"
+        )
     return path
 
 
@@ -68,9 +71,13 @@ def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
     if config.overwrite_output_dir:
         return
     folder = shlex.quote(str(output_dir))
-    ways = f"go on with --output_dir {folder} --resume, or replace it with --overwrite_output_dir"
+    replace = "or replace it with --overwrite_output_dir"
+    ways = f"go on with --output_dir {folder} --resume, {replace}"
     if is_finished(output_dir):
-        raise ValueError(f"--output_dir {output_dir} holds a finished run, {ways}")
+        raise ValueError(
+            f"--output_dir {output_dir} holds a finished run: name another folder, train it "
+            f"further with --resume and more --max_steps or --num_train_epochs, {replace}"
+        )
     # Links too: somebody moved one, and they lead to a run.
     if checkpoint_paths(output_dir):
         raise ValueError(f"--output_dir {output_dir} holds an unfinished run, {ways}")

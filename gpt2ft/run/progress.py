@@ -98,6 +98,7 @@ class TrainingReport:
         start = time.monotonic()
         yield
         self._since = (self._since[0] + time.monotonic() - start, self._since[1])
+        self._bar.unpause()
 
     def record(self, *records: dict[str, Any]) -> None:
         """Append to metrics.jsonl."""
@@ -122,19 +123,24 @@ def copy_records(source: Path, target: Path) -> None:
         durable.replace(target, source.read_bytes())
 
 
-def forget_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """Drop from metrics.jsonl what a run that resumes at `step` will do again; returns the rest."""
-    if not path.is_file():
-        return []
-    kept = []
-    for line in path.read_bytes().split(b"\n"):
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl that has them; half a line, from a crash, is left out."""
+    records = []
+    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
             record = json.loads(line)
-        except ValueError:  # half a line, or half a character, from a crash
+        except ValueError:  # half a line, or half a character
             continue
-        if isinstance(record, dict) and record.get("step", step + 1) <= step:
-            kept.append(record)
-    durable.replace(path, "".join(_line(record) for record in kept).encode())
+        if isinstance(record, dict) and "step" in record:
+            records.append(record)
+    return records
+
+
+def forget_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drop from metrics.jsonl what a run that resumes at `step` will do again; returns the rest."""
+    kept = [record for record in read_records(path) if record["step"] <= step]
+    if path.is_file():
+        durable.replace(path, "".join(_line(record) for record in kept).encode())
     return kept
 
 

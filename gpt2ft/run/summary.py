@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import torch
 
 from ..loop import Evaluation
 from .build import Run
 
+NOTEWORTHY = 0.01  # nats; evaluations between which nothing happened may differ by less
+
 
 def description(run: Run) -> str:
-    """What is about to be done, in three lines."""
+    """Model and data of a run, in two lines."""
     config = run.config
     name = config.loaded_model or f"new {config.model_type}"
     precision, parameters = run.state.precision, run.state.model.parameters()
@@ -19,8 +24,7 @@ def description(run: Run) -> str:
     pad = f"pad token {pad_token!r}" if pad_token else "no pad token, id 0 pads"
     n_tokens = int(run.data.samples.lengths.sum())
     source = config.dataset_name or ", ".join(config.train_file)
-    evaluated = f", {len(run.held_out.samples):,} held out" if run.held_out else ""
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    evaluated = f" and {len(run.held_out.samples):,} held out" if run.held_out else ""
     together = config.packing and config.row_separator == "eos" and not run.keep_apart
     note = "; this model lets documents in a block see each other" if together else ""
     if config.packing and n_tokens < (config.block_size or 0):
@@ -29,15 +33,25 @@ def description(run: Run) -> str:
         f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
         f"{precision.name} on {precision.device}{threads}\n"
         f"data   {source}: {n_tokens:,} tokens in "
-        f"{len(run.data.samples):,} {kind}{evaluated}; {pad}{note}\n"
-        f"run    {run.max_steps:,} steps of {batch} {kind}"
+        f"{len(run.data.samples):,} {kind} to train on{evaluated}; {pad}{note}"
+    )
+
+
+def plan(run: Run) -> str:
+    """What a run is about to do, in a line."""
+    config = run.config
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    kind = "blocks" if config.packing else "rows"
+    return (
+        f"run    {run.max_steps:,} steps of {batch} {kind}, learning rate "
+        f"{config.learning_rate:g}, into {config.output_dir}"
     )
 
 
 def evaluation_line(evaluation: Evaluation) -> str:
     """Loss and perplexity in words."""
     return (
-        f"loss {evaluation.loss:.4f}  perplexity {evaluation.perplexity:,.2f}  "
+        f"loss {evaluation.loss:.4f}  perplexity {_short(evaluation.perplexity)}  "
         f"over {evaluation.n_targets:,} held-out tokens"
     )
 
@@ -49,7 +63,7 @@ def card(before: Evaluation | None, after: Evaluation | None, *, samples: tuple[
         lines += [
             f"{'held-out text':<16}{'before':>12}{'after':>12}",
             f"{'loss':<16}{before.loss:>12.4f}{after.loss:>12.4f}",
-            f"{'perplexity':<16}{before.perplexity:>12,.2f}{after.perplexity:>12,.2f}",
+            f"{'perplexity':<16}{_short(before.perplexity):>12}{_short(after.perplexity):>12}",
         ]
     elif after:
         lines.append(f"held-out text: {evaluation_line(after)}")
@@ -57,3 +71,29 @@ def card(before: Evaluation | None, after: Evaluation | None, *, samples: tuple[
         if sample:
             lines += ["", f"--- it wrote {name} ---", sample.strip()]
     return "\n".join(lines)
+
+
+def warning(records: Iterable[Mapping[str, Any]]) -> str:
+    """What the evaluations among the records of metrics.jsonl warn of; empty if of nothing."""
+    losses = {r["step"]: r["eval_loss"] for r in records if r.get("eval_loss") is not None}
+    if len(losses) < 2:
+        return ""
+    first, last = losses[min(losses)], losses[max(losses)]
+    best = min(losses, key=lambda step: losses[step])
+    sentences = []
+    if last > first:
+        sentences.append(
+            f"the held-out loss is higher than before training, {last:.4f} and not {first:.4f}: "
+            "the model has become worse; try a lower --learning_rate"
+        )
+    if min(losses) < best < max(losses) and last > losses[best] + NOTEWORTHY:
+        sentences.append(
+            f"the held-out loss was lowest at step {best}, {losses[best]:.4f}, and rose to "
+            f"{last:.4f} after it: the model overfits; try --max_steps {best}"
+        )
+    return "\n".join(f"warning: {sentence}" for sentence in sentences)
+
+
+def _short(perplexity: float) -> str:
+    """With two decimals as long as that fits a column."""
+    return f"{perplexity:,.2f}" if perplexity < 1e7 else f"{perplexity:.2e}"

@@ -32,13 +32,13 @@ def verify_resume(config: TrainConfig, *, steps: int = 3) -> int:
     say(description(run))
     if 2 * steps > run.max_steps:
         raise ValueError(
-            f"--steps {steps} is too many: the run has {run.max_steps} steps, "
-            "give at most half of them"
+            f"--steps {steps} needs a run of {2 * steps} steps, this one has {run.max_steps}: add "
+            f"--max_steps {2 * steps}"
         )
-    say(f"trying steps 1 to {2 * steps}, never stopped")
+    say(f"steps 1 to {2 * steps} without a stop")
     straight = _trained(run, 2 * steps)
     del run  # before the next is built: two may be more than fits
-    say(f"trying steps 1 to {steps}, saved, and from there resumed, to {2 * steps}")
+    say(f"steps 1 to {steps}, a checkpoint, and resumed from it, steps {steps + 1} to {2 * steps}")
     with tempfile.TemporaryDirectory(prefix="gpt2ft-verify-") as folder:
         run = build(config)
         _trained(run, steps)

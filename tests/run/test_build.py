@@ -1,6 +1,7 @@
 """Every setting arrives where it belongs: pytest tests/run/test_build.py"""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -133,3 +134,32 @@ def test_the_corpus_gets_its_settings(config, monkeypatch):
     assert given["lines"] and given["contiguous"] and given["seed"] == 17
     assert given["validation_split_percentage"] == 20.0
     assert type(run.data.samples).__name__ == "Rows"
+
+
+@pytest.mark.parametrize(
+    ("given", "recommended", "expected"),
+    [
+        (None, None, 5e-5),
+        (None, 1e-3, 1e-3),
+        (0.25, 1e-3, 0.25),
+        (0.0, 1e-3, 0.0),
+        (None, "much", 5e-5),
+        (None, float("nan"), 5e-5),
+    ],
+)
+def test_a_model_recommends_a_learning_rate(
+    given, recommended, expected, config, model_folder, capsys
+):
+    path = model_folder / "config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "recommended_learning_rate": recommended})
+    )
+    run = build(dataclasses.replace(config, learning_rate=given))
+    assert run.loop_settings()["learning_rate"](0) == expected
+    assert run.record()["config"]["learning_rate"] == expected
+
+
+def test_the_built_in_model_recommends_its_own():
+    text = {"dataset_name": "python-reference", "max_train_samples": 8, "max_eval_samples": 1}
+    run = build(TrainConfig(model_name_or_path="gpt2-mini", block_size=64, **text))
+    assert run.config.learning_rate == 1e-3

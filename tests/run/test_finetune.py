@@ -138,7 +138,9 @@ def test_observing_more_often_changes_nothing(settings, tmp_path):
 def test_a_run_in_place_is_not_written_over(settings, tmp_path):
     assert finetune(TrainConfig(**settings)) == 0
     before = results(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"a finished run, go on with --output_dir .* --resume"):
+    with pytest.raises(
+        ValueError, match=r"a finished run: name another folder, train it further with --resume"
+    ):
         finetune(TrainConfig(**settings))
     (tmp_path / "out" / "manifest.json").unlink()
     with pytest.raises(ValueError, match="an unfinished run"):

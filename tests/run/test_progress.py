@@ -2,13 +2,14 @@
 
 import json
 
+import pytest
 import torch
 
 from gpt2ft import TrainState, build_optimizer
 from gpt2ft.loop import Evaluation, StepResult
 from gpt2ft.run import progress as report
 from gpt2ft.run.progress import TrainingReport, forget_after
-from gpt2ft.run.summary import card
+from gpt2ft.run.summary import card, warning
 
 
 def test_forgetting_what_will_be_done_again(tmp_path):
@@ -34,6 +35,35 @@ def test_the_card():
     assert "7.39        2.72" in text
     assert "--- it wrote after ---\nis" in text
     assert card(None, None, samples=("", "")) == ""
+
+
+def test_large_numbers_stay_apart_in_the_card():
+    text = card(Evaluation(13.5578, 10), Evaluation(600.0, 10), samples=("", ""))
+    assert all(len(line.split()) >= 3 for line in text.splitlines())
+    assert "3.77e+260" in text.split()
+
+
+def losses(*pairs):
+    return [{"step": step, "eval_loss": loss} for step, loss in pairs] + [{"step": 3, "loss": 9.0}]
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        (losses(), []),
+        (losses((0, 4.0)), []),
+        (losses((0, 4.0), (8, 3.0)), []),
+        (losses((0, 4.0), (4, 2.995), (8, 3.0)), []),
+        (losses((0, 4.0), (4, 2.0), (8, 3.0)), ["lowest at step 4, 2.0000", "--max_steps 4"]),
+        (losses((0, 4.0), (8, 5.0)), ["higher than before training, 5.0000 and not 4.0000"]),
+        (losses((0, 4.0), (4, 3.0), (8, 5.0)), ["higher than before", "lowest at step 4, 3.0000"]),
+        (losses((0, 4.0), (4, None), (8, 3.0)), []),
+    ],
+)
+def test_what_the_held_out_losses_warn_of(records, words):
+    text = warning(records)
+    assert bool(text) == bool(words) and all(word in text for word in words)
+    assert len(text.splitlines()) == len(text.split("warning: ")) - 1
 
 
 def test_a_loss_beyond_all_bounds_has_a_perplexity():

@@ -41,7 +41,7 @@ def test_resuming_is_exact(tmp_path, flags):
     parts = re.findall(r"^(\w[\w ]*?) +(\d+) values  sha256 \w{16}  equal$", shown, re.MULTILINE)
     assert [part for part, _ in parts] == ["weights", "moments", "counters"]
     assert [int(count) for _, count in parts[:2]] == [28, 3 * 28]
-    assert "steps 1 to 3, saved, and from there resumed, to 6" in shown
+    assert "steps 1 to 3, a checkpoint, and resumed from it, steps 4 to 6" in shown
     assert re.match(r"resuming is exact with (fp32|bf16) on cpu", shown.splitlines()[-1])
 
 
@@ -122,4 +122,7 @@ def test_what_does_not_make_sense(tmp_path, flags):
     done = run("gpt2ft", "verify-resume", *flags, "--resume", cwd=tmp_path)
     assert done.returncode == 2 and "--resume is for train" in done.stderr
     done = run("gpt2ft", "verify-resume", *flags, "--max_steps", "5", cwd=tmp_path)
-    assert done.returncode == 1 and "--steps 3 is too many: the run has 5 steps" in done.stderr
+    assert (
+        done.returncode == 1
+        and "--steps 3 needs a run of 6 steps, this one has 5: add --max_steps 6" in done.stderr
+    )

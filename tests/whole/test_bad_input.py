@@ -663,7 +663,8 @@ RESUMED = [
     Row(
         "finished run",
         TRAIN,
-        f"--output_dir out holds a finished run, {WAYS}",
+        "--output_dir out holds a finished run: name another folder, train it further with "
+        "--resume and more --max_steps or --num_train_epochs, or replace it with ...",
         finished,
     ),
     Row(
@@ -681,7 +682,7 @@ RESUMED = [
     Row(
         "without config.yaml",
         RESUME,
-        "resumed from out/checkpoint-4, step 4\nall 4 steps are done, nothing is left to train\n",
+        "resumed from out/checkpoint-4, step 4\nall 4 steps are done; to train further, ...",
         removed("out/config.yaml"),
         status=0,
     ),
@@ -782,7 +783,7 @@ RESUMED = [
     Row(
         "at the last step",
         RESUME,
-        "resumed from out/checkpoint-4, step 4\nall 4 steps are done, nothing is left to train\n",
+        "resumed from out/checkpoint-4, step 4\nall 4 steps are done; to train further, ...",
         status=0,
     ),
 ]
