@@ -225,6 +225,8 @@ class GenerateConfig(Sampling):
     in the current folder."""
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub."""
+    tokenizer_name: str | None = None
+    """Tokenizer, where it is not in the model's folder: a folder, or a name on the hub."""
     interactive: bool = setting(False, flag="-i")
     """Ask for prompts in the terminal."""
     prompt: tuple[str, ...] = setting((), flag="-p")

@@ -18,6 +18,7 @@ from .chat import Conversation, interact
 from .prompts import Prompt
 
 Write = Callable[[str], None]
+BETWEEN_TEXTS = "---\n"
 JSON_FIELDS = ("prompt", "text", "tokens", "seed", "log_probability", "stop_reason")
 
 
@@ -27,7 +28,9 @@ def continue_texts(config: GenerateConfig, name: str, prompts: Sequence[Prompt])
     Raises what loading and generating raise.
     """
     precision = resolve_precision(config.precision, resolve_device(config.device))
-    model = load_ready(name, precision, revision=config.model_revision)
+    model = load_ready(
+        name, precision, revision=config.model_revision, tokenizer_name=config.tokenizer_name
+    )
     write = writer(config.raw)
     at_once = config.json or config.prompt_file or config.num_return_sequences > 1
     noted = False
@@ -58,7 +61,8 @@ def _as_they_come(
     config: GenerateConfig, model: ReadyModel, prompts: Sequence[Prompt], write: Write
 ) -> Iterator[Continuation]:
     """Continue one prompt after the other, each piece written at once."""
-    for prompt in prompts:
+    for number, prompt in enumerate(prompts):
+        write(BETWEEN_TEXTS if number else "")
         text = begin(model.tokenizer, prompt.text, config.seed)
         write(prompt.text)
         for (piece,) in extend(model.model, model.tokenizer, [text], config.sampling):
@@ -81,8 +85,8 @@ def _in_batches(
         batch_size=config.batch_size,
     )
     with bar(len(prompts) * config.num_return_sequences, "generating", unit="text") as progress:
-        for text in texts:
-            line = text.prompt + text.text
+        for number, text in enumerate(texts):
+            line = (BETWEEN_TEXTS if number else "") + text.prompt + text.text
             if config.json:
                 fields = {name: getattr(text, name) for name in JSON_FIELDS}
                 line = json.dumps(fields, ensure_ascii=False)

@@ -237,7 +237,7 @@ def _generate(given: dict[str, Any]) -> int:
         _note_choice(name)
     prompts = [Prompt(text) for text in config.prompt]
     prompts += read_prompts(config.prompt_file) if config.prompt_file else []
-    _ask_hub_once([name])
+    _ask_hub_once([name, config.tokenizer_name])
     with listening() as stop, stop.postponed():  # as for training
         from .generate import continue_texts
 

@@ -23,9 +23,21 @@ class ReadyModel:
     prefix: Prefix = dataclasses.field(default_factory=Prefix)
 
 
-def load_ready(name: str, precision: Precision, *, revision: str = "main") -> ReadyModel:
-    """Model and tokenizer of that name, ready to generate; raises as `models.loading` does."""
-    tokenizer = load_tokenizer(name, revision=revision)
+def load_ready(
+    name: str,
+    precision: Precision,
+    *,
+    revision: str = "main",
+    tokenizer_name: str | None = None,
+) -> ReadyModel:
+    """Model of that name and its tokenizer, or another, ready to generate.
+
+    Raises as `models.loading` does.
+    """
+    if tokenizer_name is None:
+        tokenizer = load_tokenizer(name, revision=revision)
+    else:
+        tokenizer = load_tokenizer(tokenizer_name)
     model = load_model(name, revision=revision)
     return ReadyModel(name, make_ready(model, precision), tokenizer)
 

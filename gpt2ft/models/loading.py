@@ -29,7 +29,7 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Any:
         check_tokenizer(place, commit)
         tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # made without any file
-            raise ValueError("it has no vocabulary, name another tokenizer")
+            raise ValueError("it has no vocabulary, name another --tokenizer_name")
     forget_code(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -5,10 +5,12 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -342,13 +344,29 @@ def finished(model_folder):
     return str(model_folder)
 
 
+def test_a_model_that_was_saved_without_its_tokenizer(finished, tmp_path):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(Path(finished) / name, alone)
+    flags = ["-p", "a", "--greedy", "--max_new_tokens", "3", "--model_name_or_path"]
+    done = run("generate.py", *flags, "alone", cwd=tmp_path)
+    assert done.returncode == 1 and "--tokenizer_name" in done.stderr
+    texts = [
+        run("generate.py", *flags, *names, cwd=tmp_path).stdout
+        for names in (["alone", "--tokenizer_name", finished], [finished])
+    ]
+    assert texts[0] == texts[1] != ""
+
+
 def test_prompts_from_a_file_and_a_pipe_that_closes(finished, endless, tmp_path):
     (tmp_path / "prompts.txt").write_text("one\ntwo ünï\n", encoding="utf-8")
     flags = ["--model_name_or_path", finished, "--greedy", "--max_new_tokens", "3"]
     done = run("generate.py", "--prompt_file", "prompts.txt", *flags, cwd=tmp_path)
     lines = done.stdout.split("\n")
     assert done.returncode == 0 and lines[0].startswith("one") and len(lines[0]) > len("one")
-    assert any(line.startswith("two ünï") for line in lines)
+    second = lines.index("---") + 1
+    assert lines[second].startswith("two ünï") and lines.count("---") == 1
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     done = run("generate.py", "--prompt_file", "latin.txt", *flags, cwd=tmp_path)
     assert done.returncode == 1 and "latin.txt is not UTF-8, byte 3" in done.stderr
