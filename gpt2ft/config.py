@@ -124,6 +124,9 @@ class TrainConfig:
     """Seed of the order of the data, dropout and new weights."""
     device: str = setting("auto", may_change=True)
     """cpu, cuda, cuda:1, mps; auto: CUDA, else MPS, else the CPU."""
+    threads: int | None = setting(None, may_change=True)
+    """Threads that compute on a CPU; default: torch's choice, and when resuming, as many as before.
+    With another number the last bits of the results differ."""
 
     logging_steps: int = setting(100, may_change=True)
     """Optimizer steps between log lines."""
@@ -158,7 +161,7 @@ class TrainConfig:
         check_bounds(self, "gradient_accumulation_steps", "logging_steps", "save_steps", at_least=1)
         check_bounds(self, "max_steps", "eval_steps", "max_train_samples", at_least=1)
         check_bounds(self, "max_eval_samples", at_least=1)
-        check_bounds(self, "preprocessing_num_workers", at_least=1, at_most=1024)
+        check_bounds(self, "preprocessing_num_workers", "threads", at_least=1, at_most=1024)
         check_bounds(self, "block_size", "save_total_limit", at_least=2)
         check_bounds(self, "num_train_epochs", above=0, at_most=10**6)
         if self.max_grad_norm == 0:  # the Trainer's way to turn it off
@@ -244,6 +247,8 @@ class GenerateConfig(Sampling):
     """The same seed gives the same text; default: a new one each time."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto: CUDA, else MPS, else the CPU."""
+    threads: int | None = None
+    """Threads that compute on a CPU; default: torch's choice."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: fp16 on CUDA, bf16 on a CPU that multiplies it in hardware, else fp32."""
     raw: bool = False
@@ -262,6 +267,7 @@ class GenerateConfig(Sampling):
         super().__post_init__()
         object.__setattr__(self, "prompt", tuple(self.prompt))
         check_bounds(self, "batch_size", "num_return_sequences", at_least=1, at_most=10**6)
+        check_bounds(self, "threads", at_least=1, at_most=1024)
         check_bounds(self, "seed", at_least=0, below=2**63)
         check_utf8(self, "prompt")
         if not (self.interactive or self.prompt or self.prompt_file):

@@ -28,8 +28,9 @@ from ..run import recipe as recipes
 from ..settings import names_where
 from ..system.hub import HubUnavailableError, go_offline_if_unreachable
 from ..system.signals import Stop, Stopped, listening
-from ..system.terminal import discard_output, error_line, printable, say, silence_libraries
+from ..system.terminal import discard_output, error_line, printable, say
 from .flags import USAGE_ERROR, Parser, add_flags, as_switches
+from .process import set_up_process, wait_without_spinning
 from .prompts import Prompt, read_prompts
 
 FAILED = 1
@@ -146,13 +147,14 @@ def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
             f"this was started as one of {os.environ['WORLD_SIZE']} processes, but a run is one "
             "process today: start it without torchrun, as python train.py"
         )
+    wait_without_spinning()
     with listening() as stop:
         config = _train_config(given)
         dataset = None if config.dataset_name == BUILT_IN_TEXT else config.dataset_name
         _ask_hub_once([config.loaded_model, config.tokenizer_name, dataset])
         with stop.postponed():  # an import of torch's that is interrupted aborts the process
             command = load(stop)
-            _set_up_process(config.device)
+            set_up_process(config.device, config.threads)
         stop.check()
         try:
             return command(config)
@@ -164,18 +166,6 @@ def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
             recipe, folder = recipes.FALLBACK_RECIPE, config.output_dir
             say(f"gpt2ft: running the recipe {recipe} instead, into {folder}")
             return command(config)
-
-
-def _set_up_process(device: str) -> None:
-    """Change what belongs to the whole process: only a program may, never the library."""
-    from ..kernels.accelerate import keep_freed_memory
-    from ..models.untrusted import never_ask
-    from ..precision import resolve_device
-
-    silence_libraries()
-    never_ask()
-    if resolve_device(device).type == "cpu":
-        keep_freed_memory()
 
 
 def _train_config(given: dict[str, Any]) -> TrainConfig:
@@ -238,10 +228,11 @@ def _generate(given: dict[str, Any]) -> int:
     prompts = [Prompt(text) for text in config.prompt]
     prompts += read_prompts(config.prompt_file) if config.prompt_file else []
     _ask_hub_once([name, config.tokenizer_name])
+    wait_without_spinning()
     with listening() as stop, stop.postponed():  # as for training
         from .generate import continue_texts
 
-        _set_up_process(config.device)
+        set_up_process(config.device, config.threads)
     stop.check()
     return continue_texts(config, name, prompts)
 

@@ -33,7 +33,7 @@ class Run:
     """All that a run is made of."""
 
     config: TrainConfig
-    """With precision, block_size and learning_rate decided."""
+    """With precision, block_size, learning_rate and threads decided."""
     state: TrainState
     tokenizer: Any
     data: Batches
@@ -89,7 +89,10 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     tokenizer, model = _tokenizer_and_model(config, corpus.train, checkpoint)
     block_size = config.block_size or min(512, probe.window(model) or 512)
     probe.check_fit(model, tokenizer, block_size)
-    config = dataclasses.replace(config, precision=precision.name, block_size=block_size)
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    config = dataclasses.replace(
+        config, precision=precision.name, block_size=block_size, threads=threads
+    )
     if checkpoint:  # found out with its first weights: others may be too near to tell
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:

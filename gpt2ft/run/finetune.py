@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..checkpoint import checkpoints
-from ..checkpoint.folders import checkpoint_folders, checkpoint_paths
+from ..checkpoint.folders import checkpoint_folders, checkpoint_paths, recorded_run
 from ..config import TrainConfig
 from ..loop import NonFiniteError, StepResult, step_samples, train
 from ..precision import Readback
@@ -161,6 +161,12 @@ def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
     if checkpoint.resolve().parent == output_dir.resolve():
         run.saved_step = run.state.step
     say(f"resumed from {checkpoint}, step {run.state.step}")
+    threads = recorded_run(checkpoint).get("config", {}).get("threads")
+    if threads != run.config.threads:
+        say(
+            f"note: up to here the run had --threads {threads}, now it has {run.config.threads}: "
+            "its last bits may differ from those of a run that was never stopped"
+        )
     for path in checkpoints.set_aside_newer(output_dir, run.state.step):
         say(f"set aside: {path}")
 

@@ -22,6 +22,7 @@ from gpt2ft.cli import main as cli
 from gpt2ft.cli.flags import as_switches, trainer_flags
 from gpt2ft.cli.generate import JSON_FIELDS
 from gpt2ft.cli.main import UsageError, main, make_parser, newest_finished_run
+from gpt2ft.cli.process import wait_without_spinning
 from gpt2ft.config import TrainConfig
 from gpt2ft.optim import lr_at
 from gpt2ft.settings import alternatives, names_where
@@ -188,6 +189,28 @@ def test_switches_as_the_trainer_is_given_them(flags, expected):
     words = as_switches(flags.split(), TrainConfig)
     given = vars(make_parser().parse_args(["train", *words]))
     assert given.pop("command") is cli._train and given == expected
+
+
+def test_threads_sleep_while_they_wait_unless_somebody_chose(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    wait_without_spinning()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    wait_without_spinning()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_the_number_of_threads_is_set_and_kept_when_resuming(model_folder, tmp_path):
+    (tmp_path / "a.txt").write_text("some words\n" * 200)
+    flags = ["--train_file", "a.txt", "--model_name_or_path", str(model_folder)]
+    flags += ["--block_size", "16", "--output_dir", "out", "--max_steps"]
+    first = run("train.py", *flags, "2", "--threads", "3", cwd=tmp_path)
+    again = run("train.py", "--output_dir", "out", "--resume", "--max_steps", "3", cwd=tmp_path)
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert "on cpu, 3 threads" in first.stdout and "on cpu, 3 threads" in again.stdout
+    assert "note: " not in again.stdout
 
 
 def test_torchrun_is_answered_with_a_sentence(monkeypatch, capsys):

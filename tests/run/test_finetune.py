@@ -339,6 +339,20 @@ def test_ten_in_a_row_are_too_many(settings, monkeypatch):
         finetune(TrainConfig(**settings, on_nonfinite="skip"))
 
 
+def test_another_number_of_threads_is_announced(settings, capsys):
+    """It is recorded, as sums are then added up in another order."""
+    finetune(TrainConfig(**{**settings, "max_steps": 4}))
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        finetune(TrainConfig(**{**settings, "max_steps": 6}, resume="auto"))
+    finally:
+        torch.set_num_threads(before)
+    shown = capsys.readouterr().out
+    note = f"note: up to here the run had --threads {before}, now it has {before + 1}"
+    assert shown.count("note: ") == 1 and note in shown
+
+
 def test_resuming_needs_something_to_resume(settings, tmp_path):
     with pytest.raises(ValueError, match="found no checkpoint"):
         finetune(TrainConfig(**settings, resume="auto"))
