@@ -6,6 +6,7 @@ Any optimizer of torch will do. Its state is in the checkpoints like AdamW's, so
 goes on where it was stopped if you start it again.
 """
 
+import math
 import sys
 
 import torch
@@ -17,7 +18,7 @@ FOLDER = "gpt2-finetuned-adafactor"
 
 def inverse_square_root(step: int) -> float:
     """The learning rate of the step that follows so many earlier ones."""
-    return 1e-3 * min((step + 1) / 10, (10 / (step + 1)) ** 0.5)
+    return 1e-3 * min((step + 1) / 10, math.sqrt(10 / (step + 1)))
 
 
 def main(model_name: str, text: str, n_steps: int = 100) -> None:
@@ -41,4 +42,4 @@ def main(model_name: str, text: str, n_steps: int = 100) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])) if sys.argv[2:] else print(__doc__)

@@ -28,11 +28,12 @@ class LoRA(nn.Module):
         self.up = nn.Parameter(torch.zeros(RANK, n_out))  # at first nothing is added
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x) + x @ self.down @ self.up * (ALPHA / RANK)
+        kept: torch.Tensor = self.layer(x)
+        return kept + x @ self.down @ self.up * (ALPHA / RANK)
 
     def merged(self) -> Conv1D:
         with torch.no_grad():
-            self.layer.weight += self.down @ self.up * (ALPHA / RANK)
+            self.layer.weight.add_(self.down @ self.up, alpha=ALPHA / RANK)
         return self.layer
 
 
@@ -64,4 +65,4 @@ def main(model_name: str, text: str, n_steps: int = 100) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])) if sys.argv[2:] else print(__doc__)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -87,6 +88,18 @@ def epoch_order(n_samples: int, *, seed: int, epoch: int) -> IntArray:
     return np.random.default_rng([seed, epoch]).permutation(n_samples)
 
 
+class Samples(Protocol):
+    """What `Batches` takes samples from: `Blocks`, `Rows`, or a class of your own."""
+
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens of each sample, `(n_samples,)`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Mapping[str, Any]: ...
+
+
 class Batches:
     """Micro-batches of samples, as a function of epoch and index.
 
@@ -96,8 +109,8 @@ class Batches:
 
     def __init__(
         self,
-        samples: Blocks | Rows,
-        collate: Callable[[list[Sample]], dict[str, torch.Tensor]],
+        samples: Samples,
+        collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]],
         *,
         batch_size: int,
         seed: int | None = None,
