@@ -34,9 +34,11 @@ def linear_cross_entropy(
     """Summed cross-entropy of `hidden (N, D) @ weight (V, D).T` with targets `(N,)`, in nats.
 
     The same as `F.cross_entropy` of `F.linear`, in autocast's dtype, but some rows at a time: the
-    gradient of a row is computed as soon as its logits are, which are then overwritten. The
-    backward pass can be called once.
+    gradient of a row is computed as soon as its logits are, which are then overwritten. Under
+    `no_grad` none is. The backward pass can be called once.
     """
+    if not torch.is_grad_enabled():  # `needs_input_grad` does not say so
+        hidden, weight = hidden.detach(), weight.detach()
     loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, ignore_index)
     return loss
 

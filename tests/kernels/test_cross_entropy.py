@@ -99,6 +99,23 @@ def test_the_logits_never_exist_whole(tensors):
     assert usual.size == len(hidden) * 301
 
 
+def test_evaluation_computes_no_gradient(tensors, monkeypatch):
+    """Neither the products nor the tensors, of hidden states and weight."""
+    made, forward = [], cross_entropy._forward
+
+    def watched(ctx, *inputs):
+        loss = forward(ctx, *inputs)
+        made.append(ctx.gradients)
+        return loss
+
+    monkeypatch.setattr(cross_entropy, "_forward", watched)
+    expected = linear_cross_entropy(*tensors)
+    monkeypatch.setattr(cross_entropy, "_product", None)
+    with torch.no_grad():
+        assert torch.equal(linear_cross_entropy(*tensors), expected)
+    assert None not in made[0] and made[1] == (None, None)
+
+
 def test_on_cuda_it_computes_the_same(tensors, monkeypatch):
     """In the sizes of CUDA, and with targets that are ignored there, not left out."""
     hidden, weight, targets = tensors
