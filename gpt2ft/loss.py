@@ -39,8 +39,8 @@ def causal_lm_loss(
     predicted, and optionally `position_ids` and `attention_mask`. The caller divides by
     `count_targets`, once, over all that belongs to one step or one evaluation: a mean of means
     would give the tokens of short batches too much weight. Where the model's head is a plain matrix
-    product, the loss is computed in pieces, without storing all logits; see
-    `kernels.cross_entropy`.
+    product, the loss is computed in pieces, without storing all logits, and can be differentiated
+    once; see `kernels.cross_entropy`.
     """
     inputs: dict[str, Any] = {name: x for name, x in batch.items() if name != "labels"}
     # Otherwise transformers does not notice that position_ids restart, and packed documents attend

@@ -35,7 +35,8 @@ def linear_cross_entropy(
 
     The same as `F.cross_entropy` of `F.linear`, in autocast's dtype, but some rows at a time: the
     gradient of a row is computed as soon as its logits are, which are then overwritten. Under
-    `no_grad` none is. The backward pass can be called once.
+    `no_grad` none is. The backward pass raises `RuntimeError` if it is called twice, or with
+    `create_graph=True`: there is no second derivative.
     """
     if not torch.is_grad_enabled():  # `needs_input_grad` does not say so
         hidden, weight = hidden.detach(), weight.detach()
@@ -61,6 +62,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # `once_differentiable` would raise only if `grad` requires a gradient: a penalty on the
+        # gradient of a model would be wrong.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "linear_cross_entropy: it has no second derivative (create_graph=True), "
+                "compute the loss from the model's logits"
+            )
         if ctx.gradients is None:
             raise RuntimeError("linear_cross_entropy: its backward pass can be called once")
         # Given away and not copied: that of the weight is as large as the model's largest one.

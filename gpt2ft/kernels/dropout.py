@@ -54,7 +54,8 @@ def kept(shape: torch.Size, p: float, seed: int) -> torch.Tensor:
 
 def dropped(x: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """x, 0 where it is not kept, and nothing scaled; see `kept_scale`."""
-    if x.element_size() == 2:
+    differentiable = torch.is_grad_enabled() and x.requires_grad  # for a second derivative
+    if x.element_size() == 2 and not differentiable:
         return x.view(torch.int16).bitwise_and(kept).view(x.dtype)
     return x * kept.neg().to(x.dtype)
 

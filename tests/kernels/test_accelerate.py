@@ -316,6 +316,22 @@ def test_the_backward_pass_of_attention_drops_what_the_forward_pass_did(length):
     assert torch.equal(first, again) and not torch.equal(first, second)
 
 
+def test_second_derivatives_with_dropout():
+    """In bf16 as in fp32, of what was dropped in both passes."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 16, 8) for _ in range(3)]
+    second = []
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = (x.to(dtype).requires_grad_() for x in inputs)
+        torch.manual_seed(1)
+        out, _ = attention.attention(torch.nn.Module(), q, k, v, None, dropout=0.5)
+        out = dropout.dropout(out, 0.5)
+        (first,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+        second.append(torch.autograd.grad(first.square().sum(), (q, k, v)))
+    for exact, ours in zip(*second, strict=True):
+        assert (ours - exact).norm() < 0.1 * exact.norm()
+
+
 def test_keys_that_nobody_sees_are_left_out():
     q = torch.zeros(2, 3, 512, 8)
     for mask, pairs in ((None, 163_840), ("packed", 112_640), ("window", 120_320)):

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gpt2ft import causal_lm_loss
 from gpt2ft.kernels import cross_entropy
 from gpt2ft.kernels.cross_entropy import CPU, CUDA, linear_cross_entropy
 
@@ -152,3 +153,16 @@ def test_its_backward_pass_can_be_called_once(tensors):
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once"):
         loss.backward()
+
+
+def test_a_second_derivative_is_refused(tensors, model):
+    """Through a model it would be wrong without a word: that of the head would be missing."""
+    hidden, weight, targets = tensors
+    loss = linear_cross_entropy(hidden, weight, targets)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, weight, create_graph=True)
+    rows = torch.tensor([[3, 200, 7, 7, 41, 9]])
+    loss = causal_lm_loss(model, {"input_ids": rows, "labels": rows})
+    with pytest.raises(RuntimeError, match="compute the loss from the model's logits"):
+        # The gradient penalty of Drucker and LeCun, 1992.
+        torch.autograd.grad(loss, [*model.parameters()], create_graph=True)
