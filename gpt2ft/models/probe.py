@@ -79,8 +79,9 @@ def is_causal(model: Any) -> bool:
 def plain_head(model: Any) -> torch.Tensor | None:
     """The weight `(V, D)` of the model's head, if its logits are the hidden states times that.
 
-    None for a head with a bias or a hook, and where something else is done to the logits (Gemma
-    caps them, Cohere scales them): that is tried, once for a model.
+    None for a head with a bias or a hook, and where something else is done to hidden states or
+    logits (Gemma 2 caps them, Cohere and Granite scale them): that is tried, once for a model. The
+    answer does not depend on the values of the weights.
     """
     if not isinstance(model, transformers.PreTrainedModel):
         return None
@@ -90,12 +91,51 @@ def plain_head(model: Any) -> torch.Tensor | None:
     if _is_hooked(model) or _is_hooked(head):
         return None
     if model not in _plain:
-        with undisturbed(model):
-            ids = torch.tensor([[1, 2, 3]], device=model.device)
-            hidden = model.base_model(input_ids=ids, use_cache=False)[0]
-            logits = model(input_ids=ids, use_cache=False).logits
-            _plain[model] = torch.allclose(head(hidden), logits, rtol=1e-3, atol=1e-4)
+        _plain[model] = _nothing_else_is_done(model, head)
     return head.weight if _plain[model] else None
+
+
+def _nothing_else_is_done(model: Any, head: torch.nn.Module) -> bool:
+    """Whether the head gets the hidden states as they are, and what it gives are the logits.
+
+    Hooks put numbers of ours in the place of both. They are so large that any cap shows; and no
+    weight has a part in what is compared: a scale that is learned may be 1 now.
+    """
+    if model.base_model is model:
+        return False
+    compared: list[torch.Tensor] = []
+    replaced, trying = False, True
+
+    def replace(module: torch.nn.Module, inputs: Any, output: Any) -> torch.Tensor | None:
+        nonlocal replaced
+        if trying and module is head:
+            compared.append(inputs[0])
+            return _large_numbers(output)
+        if trying and not replaced and hasattr(output, "last_hidden_state"):
+            output.last_hidden_state = _large_numbers(output.last_hidden_state)
+            replaced = True  # in the innermost module that returns them
+        return None
+
+    hooks = []
+    try:
+        hooks += [module.register_forward_hook(replace) for module in model.modules()]
+        with undisturbed(model), torch.enable_grad():
+            ids = torch.tensor([[1, 2, 3]], device=model.device)
+            compared.append(model(input_ids=ids, use_cache=False).logits)
+            replaced = False
+            compared.append(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    finally:
+        trying = False  # also for a hook of which an interrupt left no trace here
+        for hook in hooks:
+            hook.remove()
+    ours = (torch.equal(x, _large_numbers(x)) and not x.requires_grad for x in compared)
+    return len(compared) == 3 and all(ours)
+
+
+def _large_numbers(like: torch.Tensor) -> torch.Tensor:
+    """From -1000 to 1000 in a tensor of that shape, dtype and device; exact in any dtype."""
+    numbers = torch.arange(like.numel(), device=like.device) % 251 * 8 - 1000
+    return numbers.to(like.dtype).view(like.shape)
 
 
 def _is_hooked(module: torch.nn.Module) -> bool:

@@ -13,7 +13,6 @@ from gpt2ft.guards import undisturbed
 from gpt2ft.kernels import accelerate as kernels
 from gpt2ft.kernels import attention, dropout
 from gpt2ft.kernels.packed_linear import PackedLinear
-from gpt2ft.models.probe import plain_head
 from gpt2ft.precision import cpu_multiplies_bf16
 from tests.support.families import FAMILIES, SMALLER
 from tests.support.settings import with_settings
@@ -30,34 +29,6 @@ def small(family, **settings):
     special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
     config = transformers.AutoConfig.for_model(family, vocab_size=257, **sizes, **special)
     return transformers.AutoModelForCausalLM.from_config(config)
-
-
-def test_which_heads_are_plain(model, make_llama):
-    for plain in (model, make_llama(), small("opt"), small("mistral")):
-        assert plain_head(plain) is plain.get_output_embeddings().weight
-    torch.manual_seed(0)
-    capped = small("gemma2", final_logit_softcapping=0.05)
-    assert plain_head(capped) is None
-    scaled = transformers.CohereForCausalLM(
-        transformers.CohereConfig(
-            vocab_size=257, num_hidden_layers=1, hidden_size=32, num_attention_heads=2
-        )
-    )
-    assert plain_head(scaled) is None
-    assert plain_head(torch.nn.Linear(2, 2)) is None
-    handle = model.get_output_embeddings().register_forward_hook(lambda *_: None)
-    assert plain_head(model) is None
-    handle.remove()
-    assert plain_head(model) is not None
-
-
-def test_a_head_that_is_not_plain_trains_all_the_same():
-    capped = small("gemma2", final_logit_softcapping=0.05)
-    batch = CausalLMCollator(0)([{"input_ids": row} for row in ROWS])
-    loss, n = causal_lm_loss(capped, batch), count_targets(batch)
-    mask = (batch["labels"] != -100).long()
-    theirs = capped(input_ids=batch["input_ids"], labels=batch["labels"], attention_mask=mask).loss
-    torch.testing.assert_close(loss / n, theirs, rtol=1e-5, atol=1e-6)
 
 
 def trained(model, *, position_ids=False):
