@@ -32,14 +32,18 @@ def sample_token(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Draw a token for each row of logits `(B, V)`, given numbers from [0, 1) `(B,)`.
 
     Inverse transform sampling: one number decides, and a token of probability 0 is never drawn.
-    Returns ids `(B,)`. Raises `ValueError` if a row is not a distribution.
+    Summed in fp64: on the logits' device, or on the CPU for Apple's, which has none. Returns ids
+    `(B,)`, on the device of the logits. Raises `ValueError` if a row is not a distribution.
     """
+    device = logits.device
+    if device.type == "mps":
+        logits = logits.cpu()
     cumulative = logits.double().softmax(-1).cumsum(-1)
     total = cumulative[:, -1:]
     _check_finite(total)
     # Rounded up to the total itself, the product would point behind the last token.
     drawn = torch.minimum(uniform.to(total)[:, None] * total, total.nextafter(total * 0))
-    return torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
+    return torch.searchsorted(cumulative, drawn, right=True).squeeze(-1).to(device)
 
 
 def _check_finite(values: torch.Tensor) -> None:

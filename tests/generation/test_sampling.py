@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gpt2ft.generation.filters import filter_logits
 from gpt2ft.generation.sampling import ENDED, generate_tokens, sample_token
+from tests.support.apple import Apple, OnApple
 from tests.support.families import FAMILIES, SMALLER
 from tests.support.logits import probabilities_of, some_logits
 from tests.support.settings import with_settings
@@ -82,6 +83,20 @@ class FixedLogits(torch.nn.Module):
 
     def forward(self, ids):
         return self.logits.expand(*ids.shape, -1)
+
+
+def test_on_a_device_without_float64():
+    """Apple's: the same is drawn as on the CPU, and comes back to the device."""
+    torch.manual_seed(0)
+    logits, uniform = torch.randn(50, 257) * 3, torch.rand(50, dtype=torch.float64)
+    with Apple():
+        with pytest.raises(TypeError, match="float64"):
+            OnApple(logits).double()
+        drawn = sample_token(OnApple(logits), uniform)
+        assert drawn.device.type == "mps"
+        assert torch.equal(drawn.values, sample_token(logits, uniform))
+        with pytest.raises(ValueError, match="not finite"):
+            sample_token(OnApple(logits * torch.nan), uniform)
 
 
 class Plain(torch.nn.Module):
