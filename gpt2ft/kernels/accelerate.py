@@ -26,7 +26,8 @@ def accelerate(model: nn.Module) -> None:
 
     GPT-2's activation as one kernel; attention of short rows and with dropout; dropout; and the
     gradient of an embedding that is tied to the head. A model of other parts, or on another device,
-    stays as it is. What is saved of the model does not change. See also `keep_freed_memory`.
+    stays as it is; one that is moved to another device later computes there as torch does. What is
+    saved of the model does not change. See also `keep_freed_memory`.
     """
     if next(model.parameters()).device.type != "cpu":
         return

@@ -30,9 +30,11 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """The `sdpa` attention of transformers, by plain products where they are faster on a CPU.
 
-    query `(B, H, T, D)`, key and value `(B, H or fewer, S, D)`; returns `(B, T, H, D)`.
+    query `(B, H, T, D)`, key and value `(B, H or fewer, S, D)`; returns `(B, T, H, D)`. On another
+    device, to which the model was moved, it is that of transformers.
     """
-    length, plain = query.shape[2], all(kwargs.get(name) is None for name in UNSUPPORTED)
+    length = query.shape[2]
+    plain = query.is_cpu and all(kwargs.get(name) is None for name in UNSUPPORTED)
     learns = torch.is_grad_enabled()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if plain and length == 1 and query.dtype is torch.bfloat16 and not (learns or dropout):

@@ -14,7 +14,8 @@ class Dropout(nn.Module):
     """`nn.Dropout`, its mask drawn from 16 random bits an element.
 
     torch draws one double an element here. The probability is the nearest multiple of 1/65536, and
-    what stays is scaled by exactly that. The backward pass draws the mask again.
+    what stays is scaled by exactly that. The backward pass draws the mask again. On another device
+    than a CPU it is torch's.
     """
 
     def __init__(self, p: float) -> None:
@@ -22,6 +23,8 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.is_cpu:  # the model was moved
+            return nn.functional.dropout(x, self.p, self.training)
         return dropout(x, self.p) if self.training and self.p else x
 
     def extra_repr(self) -> str:

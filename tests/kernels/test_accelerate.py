@@ -101,6 +101,23 @@ def test_compiled_blocks_learn_the_same(make_model, monkeypatch):
     assert counter.frame_count == n_compiled
 
 
+@pytest.mark.parametrize("family", ["gpt2", "mistral"])
+def test_a_model_that_is_moved_computes_on_its_device(family, make_model):
+    """Also with dropout, whose masks and seeds come from the CPU there."""
+    dropped = {"attention_dropout": 0.5, "attn_implementation": "sdpa"}
+    model = make_model(dropout=0.5) if family == "gpt2" else small(family, **dropped)
+    accelerate(model)
+    trained(model)
+    model.zero_grad(set_to_none=True)
+    model.to("meta").train()
+    logits = model(input_ids=torch.zeros(2, 12, dtype=torch.int64, device="meta")).logits
+    logits.sum().backward()
+    assert logits.device.type == "meta"
+    assert {p.grad.device.type for p in model.parameters()} == {"meta"}
+    with torch.no_grad():
+        model.eval()(input_ids=torch.zeros(2, 1, dtype=torch.int64, device="meta"))
+
+
 def test_what_is_saved_does_not_change(model, make_model, tmp_path):
     accelerate(model)
     model.save_pretrained(tmp_path / "fast")
