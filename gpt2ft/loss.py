@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .kernels.cross_entropy import linear_cross_entropy
+from .kernels.tied_embedding import shared_weight
 from .models.probe import plain_head
 
 
@@ -52,12 +53,13 @@ def causal_lm_loss(
     if head is None:
         logits = model(**inputs).logits[:, :-1].float().flatten(0, 1)
         return F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum")
-    hidden = model.base_model(**inputs).last_hidden_state[:, :-1].flatten(0, 1)
+    with shared_weight(model.get_input_embeddings(), head) as shared:
+        hidden = model.base_model(**inputs).last_hidden_state[:, :-1].flatten(0, 1)
     if device == "cpu":  # elsewhere, selecting rows would wait for the device
         labelled = targets != ignore_index
         if not labelled.all():
             hidden, targets = hidden[labelled], targets[labelled]
-    return linear_cross_entropy(hidden, head, targets, ignore_index=ignore_index)
+    return linear_cross_entropy(hidden, shared.weight, targets, ignore_index=ignore_index)
 
 
 def total_count(

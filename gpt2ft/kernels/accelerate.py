@@ -17,6 +17,7 @@ from ..models.probe import attention_implementation
 from .attention import attention
 from .dropout import Dropout
 from .packed_linear import PackedLinear, can_pack
+from .tied_embedding import TiedEmbedding, can_share
 
 ATTENTION = "gpt2ft"
 
@@ -42,8 +43,8 @@ def accelerate(model: nn.Module) -> None:
         model.set_attn_implementation(ATTENTION)  # type: ignore[operator]
     if isinstance(model, transformers.PreTrainedModel):
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-        if type(embedding) is nn.Embedding and head is not None:
-            embedding.sparse = head.weight is embedding.weight
+        if can_share(embedding, head):
+            embedding.__class__ = TiedEmbedding
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -41,7 +41,7 @@ def trained(model, *, position_ids=False):
     loss, n = causal_lm_loss(model.train(), batch), count_targets(batch)
     (loss / n).backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    return loss / n, {name: grad.to_dense() for name, grad in gradients.items()}
+    return loss / n, gradients
 
 
 TAKES_NO_POSITIONS = ("bloom", "opt", "mamba")
@@ -173,27 +173,6 @@ def test_where_nothing_can_be_packed_layers_stay(model, monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     kernels.pack_linear(model)
     assert "PackedLinear" not in {type(module).__name__ for module in model.modules()}
-
-
-def test_the_gradient_of_a_tied_embedding(make_model):
-    """Of the head, dense, and of the rows that were looked up; over several micro-batches."""
-    plain, fast = make_model(), make_model()
-    accelerate(fast)
-    assert fast.transformer.wte.sparse
-    for model in (plain, fast):
-        trained(model)
-        trained(model, position_ids=True)
-    ours, theirs = (m.transformer.wte.weight.grad for m in (fast, plain))
-    assert not ours.is_sparse
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
-def test_an_embedding_of_its_own_stays_dense(make_llama):
-    model = make_llama()
-    accelerate(model)
-    assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
-    trained(model)
-    assert not model.get_input_embeddings().weight.grad.is_sparse
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 1 / 65536, 0.999])
