@@ -13,6 +13,7 @@ from gpt2ft.guards import undisturbed
 from gpt2ft.kernels import accelerate as kernels
 from gpt2ft.kernels import attention, dropout
 from gpt2ft.kernels.packed_linear import PackedLinear
+from gpt2ft.models import probe
 from gpt2ft.precision import cpu_multiplies_bf16
 from tests.support.families import FAMILIES, SMALLER
 from tests.support.settings import with_settings
@@ -99,6 +100,32 @@ def test_compiled_blocks_learn_the_same(make_model, monkeypatch):
         list(generate_tokens(compiled, ROWS, max_new_tokens=5, seeds=range(4)))
     trained(compiled, position_ids=True)
     assert counter.frame_count == n_compiled
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_what_is_tried_on_a_compiled_model_is_not_compiled(make_model, monkeypatch):
+    """It has lengths of its own: after those, torch would compile for any length, which is slow."""
+    torch.compiler.reset()  # what other tests compiled
+    lengths = []
+
+    def backend(graph, inputs):
+        lengths.extend(size for x in inputs for size in x.shape[1:2])
+        return graph.forward
+
+    compiles = functools.partialmethod(torch.nn.Module.compile, backend=backend)
+    monkeypatch.setattr(torch.nn.Module, "compile", compiles)
+    model = make_model().train()
+    kernels.compile_blocks(model)
+    assert probe.is_causal(model) and probe.keeps_documents_apart(model)
+    assert probe.plain_head(model) is not None
+    assert lengths == []
+    batch = {"input_ids": torch.zeros(2, 13, dtype=torch.int64)}
+    batch["labels"] = batch["input_ids"]
+    for _ in range(2):
+        causal_lm_loss(model, batch).backward()
+        probe.is_causal(model)
+    assert set(lengths) & {2, 3, 4, 13} == {13} and {type(n) for n in lengths} == {int}
 
 
 @pytest.mark.parametrize("family", ["gpt2", "mistral"])
