@@ -41,7 +41,8 @@ def attention(
         return _attention_of_one(query * scale, key, value, attention_mask).transpose(1, 2), None
     causal = kwargs.get("is_causal", getattr(module, "is_causal", True)) in (True, None)
     slow = causal and key.shape[2] == length and (length <= SHORT_ROW or dropout > 0)
-    if not (plain and learns and slow):
+    learned = attention_mask is not None and attention_mask.requires_grad  # as Doge's
+    if learned or not (plain and learns and slow):
         sdpa = AttentionInterface()["sdpa"]
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
         result: tuple[torch.Tensor, None] = sdpa(

@@ -310,6 +310,18 @@ def test_the_backward_pass_of_attention_drops_what_the_forward_pass_did(length):
     assert torch.equal(first, again) and not torch.equal(first, second)
 
 
+def test_a_mask_that_is_learned_gets_its_gradient():
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 16, 8, requires_grad=True) for _ in range(3)]
+    inputs.append(torch.randn(2, 3, 16, 16, requires_grad=True))
+    results = []
+    for function in (attention.attention, SDPA):
+        out, _ = function(torch.nn.Module(), *inputs)
+        results.append(torch.autograd.grad(out.square().sum(), inputs))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_second_derivatives_with_dropout():
     """In bf16 as in fp32, of what was dropped in both passes."""
     torch.manual_seed(0)
