@@ -111,8 +111,9 @@ def _nothing_else_is_done(model: Any, head: torch.nn.Module) -> bool:
         if trying and module is head:
             compared.append(inputs[0])
             return _large_numbers(output)
-        if trying and not replaced and hasattr(output, "last_hidden_state"):
-            output.last_hidden_state = _large_numbers(output.last_hidden_state)
+        hidden = getattr(output, "last_hidden_state", None)
+        if trying and not replaced and hidden is not None:
+            output.last_hidden_state = _large_numbers(hidden)
             replaced = True  # in the innermost module that returns them
         return None
 
