@@ -24,7 +24,7 @@ import torch
 from benchmarks.faults import disk, protocols, trials
 from benchmarks.faults.processes import ROOT, settle_down
 
-SUBJECTS = ("ours", "torch.save in place", "newest folder wins")
+SUBJECTS = ("ours", "torch.save in place", "newest folder")
 STATES_AT_EACH_POINT = 20
 
 

@@ -49,14 +49,17 @@ class TrainConfig:
     validation_file: list[str] = setting(list, may_change=True, path=True)
     """Files or globs to evaluate on."""
     validation_split_percentage: float = setting(5.0, may_change=True)
-    """Percent of the corpus held out where there is no validation split or file; 0: none."""
+    """Percent of the corpus to hold out if there is no validation split or file; 0 holds nothing
+    out."""
     text_column: str | None = setting(None, may_change=True)
     """Column that holds the text; default: text, else the only column of strings."""
     block_size: int | None = None
     """Tokens per block or row; default: the model's window, at most 512."""
-    packing: bool = True
-    """Pack the documents into full blocks; --no_packing: each line or record is a sample, cut
-    to block_size."""
+    packing: bool = setting(
+        True, off_help="Do not pack: each line or record is a sample, cut to block_size."
+    )
+    """Pack the documents into full blocks; else each line or record is a sample, cut to
+    block_size."""
     row_separator: Literal["eos", "none"] = "eos"
     """What ends a document or row: the end-of-text token, or nothing where rows are lines of one
     text."""
@@ -87,10 +90,10 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     """Micro-batches per optimizer step."""
     num_train_epochs: float = setting(1.0, may_change=True)
-    """Passes over the corpus. May grow when resuming: the learning rate then follows the schedule
-    of the longer run from there on."""
+    """Passes over the corpus. May be raised when resuming: the learning rate then follows the
+    schedule of the longer run from there on."""
     max_steps: int | None = setting(None, may_change=True)
-    """Optimizer steps, instead of num_train_epochs. May grow when resuming, as that may."""
+    """Optimizer steps; overrides num_train_epochs, and like it may be raised when resuming."""
     learning_rate: float | None = None
     """Peak learning rate of AdamW; default: the one that the model recommends (gpt2-mini: 0.001),
     else 5e-5."""
@@ -103,7 +106,7 @@ class TrainConfig:
     adam_epsilon: float = 1e-8
     """AdamW's epsilon."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm; inf: never."""
+    """Largest norm of the gradient, a larger one is scaled down to it; inf: no clipping."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     """Course of the learning rate after the warm-up; linear and cosine end at 0."""
     warmup_steps: int = 0
@@ -111,15 +114,15 @@ class TrainConfig:
     warmup_ratio: float = 0.0
     """Warm-up as a fraction of all steps, used where warmup_steps is 0."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: fp16 on CUDA, bf16 on a CPU that multiplies it in hardware, else fp32."""
+    """auto: fp16 on CUDA, bf16 on a CPU with bf16 hardware, else fp32."""
     on_nonfinite: Literal["stop", "skip"] = setting("stop", may_change=True)
     """What to do when loss or gradient is not finite: stop before the update, or skip the update
     and go on. An overflow in fp16 is always skipped. Ten skipped updates in a row stop the run."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     torch_compile: bool = False
-    """Compile the model's blocks with torch.compile; instead of this program's own kernels on a
-    CPU, where it gains nothing. Evaluations and samples are not compiled."""
+    """Compile the model's blocks with torch.compile. On a CPU it takes the place of this program's
+    own kernels and is not faster. Evaluations and samples are not compiled."""
     seed: int = 42
     """Seed of the order of the data, dropout and new weights."""
     device: str = setting("auto", may_change=True)
@@ -183,8 +186,10 @@ class Sampling:
 
     max_new_tokens: int = 100
     """Tokens to generate, fewer if the text ends."""
-    do_sample: bool = setting(True, off_flag="--greedy")
-    """Draw at random; --greedy: always take the most probable token."""
+    do_sample: bool = setting(
+        True, off_flag="--greedy", off_help="Always take the most probable token; draw nothing."
+    )
+    """Draw at random; else always take the most probable token."""
     temperature: float = 0.8
     """Below 1 sharpens the distribution, above flattens it; 0: greedy."""
     top_k: int = 50
@@ -194,7 +199,8 @@ class Sampling:
     min_p: float = 0.0
     """Draw only tokens with at least this fraction of the greatest probability."""
     typical_p: float = 1.0
-    """Draw from the tokens nearest to the expected surprise that together have this probability."""
+    """Locally typical sampling: draw from the tokens whose information is nearest to the entropy,
+    and that together have this probability."""
     repetition_penalty: float = 1.0
     """Above 1: tokens already in the text become less probable."""
     no_repeat_ngram_size: int = 0
@@ -250,7 +256,7 @@ class GenerateConfig(Sampling):
     threads: int | None = None
     """Threads that compute on a CPU; default: torch's choice."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: fp16 on CUDA, bf16 on a CPU that multiplies it in hardware, else fp32."""
+    """auto: fp16 on CUDA, bf16 on a CPU with bf16 hardware, else fp32."""
     raw: bool = False
     """Write control characters to a terminal as they are."""
     debug: bool = False

@@ -19,6 +19,7 @@ def setting(
     one_of: str | None = None,
     flag: str | None = None,
     off_flag: str | None = None,
+    off_help: str | None = None,
     value_if_bare: str | None = None,
 ) -> Any:
     """A field of a configuration: its default, or a function that makes it, and what it means.
@@ -29,7 +30,8 @@ def setting(
     `rules_out_fallback`: who gives it wants this run or none, not the quickstart instead.
     `one_of`: of the settings of that group a run has one; given on the command line, it clears
     the others that a recipe sets. `flag`: a second name, `-p`. `off_flag`: a second name
-    for turning it off. `value_if_bare`: what the flag means without a value.
+    for turning it off, `off_help`: the help text for that. `value_if_bare`: what the flag means
+    without a value.
     """
     meaning = {
         "path": path,
@@ -39,6 +41,7 @@ def setting(
         "one_of": one_of,
         "flag": flag,
         "off_flag": off_flag,
+        "off_help": off_help,
         "value_if_bare": value_if_bare,
     }
     if callable(default):

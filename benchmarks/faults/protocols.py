@@ -157,7 +157,7 @@ def history():
 PROTOCOLS = {
     "ours": (save_ours, resume_ours),
     "torch.save in place": (save_in_place, resume_in_place),
-    "newest folder wins": (save_newest, resume_newest),
+    "newest folder": (save_newest, resume_newest),
 }
 
 

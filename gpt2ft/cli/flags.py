@@ -100,8 +100,9 @@ def _add_flag(
         off = [*([off_flag] if off_flag else []), *_spellings(f"no_{field.name}")]
         # Of the two the one that changes the default is explained.
         silent = {**options, "help": argparse.SUPPRESS}
+        explained = {**options, "help": field.metadata.get("off_help") or options["help"]}
         parser.add_argument(*names, action="store_true", **(silent if default else options))
-        parser.add_argument(*off, action="store_false", **(options if default else silent))
+        parser.add_argument(*off, action="store_false", **(explained if default else silent))
     elif bare := field.metadata.get("value_if_bare"):
         parser.add_argument(*names, nargs="?", const=bare, metavar="PATH", **options)
     elif typing.get_origin(kind) in (list, tuple):

@@ -19,8 +19,8 @@ def choose_column(
         return column
     if column in names:
         raise ValueError(
-            f"{source} has numbers or others in its column {column}, not strings, "
-            "name another --text_column"
+            f"{source} has no strings in its column {column}, name another --text_column"
         )
-    have = ", ".join(names) or "nothing"
-    raise ValueError(f"{source} has no column {column or 'text'} but {have}, name --text_column")
+    example = f"; add for example --text_column {strings[-1]}" if strings else ""
+    have = ", ".join(names) or "none"
+    raise ValueError(f"{source} has no column {column or 'text'}; its columns: {have}{example}")

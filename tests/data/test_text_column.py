@@ -20,11 +20,21 @@ def test_the_one_wanted_else_text_else_the_only_one_of_strings(wanted, strings, 
 @pytest.mark.parametrize(
     "wanted, strings, names, message",
     [
-        ("c", ["text"], ["text"], "s has no column c but text, name --text_column"),
-        (None, ["a", "b"], ["a", "b"], "s has no column text but a, b, name --text_column"),
-        (None, [], [], "s has no column text but nothing, name --text_column"),
-        (None, ["a"], ["a", "text"], "s has numbers or others in its column text, not strings"),
-        ("n", ["text"], ["text", "n"], "s has numbers or others in its column n, not strings"),
+        (
+            "c",
+            ["text"],
+            ["text"],
+            "s has no column c; its columns: text; add for example --text_column text",
+        ),
+        (
+            None,
+            ["a", "b"],
+            ["a", "b"],
+            "s has no column text; its columns: a, b; add for example --text_column b",
+        ),
+        (None, [], [], "s has no column text; its columns: none$"),
+        (None, ["a"], ["a", "text"], "s has no strings in its column text"),
+        ("n", ["text"], ["text", "n"], "s has no strings in its column n"),
     ],
 )
 def test_a_column_that_is_not_there_or_holds_no_strings(wanted, strings, names, message):

@@ -59,7 +59,7 @@ def test_a_whole_run_whose_disk_fails_here_and_there_is_not_lost(whole_run):
     assert trials.outcomes("finetune", failures, expected) == {"": len(failures)}
 
 
-@pytest.mark.parametrize("control", ["torch.save in place", "newest folder wins"])
+@pytest.mark.parametrize("control", ["torch.save in place", "newest folder"])
 def test_the_same_faults_lose_runs_of_other_protocols(control):
     """Else the tests above would prove nothing."""
     operations, expected = trials.without_faults(control)

@@ -275,7 +275,7 @@ CORPUS = [
 
 JSON = TRAIN.replace("a.txt", "a.jsonl")
 CSV = TRAIN.replace("a.txt", "a.csv")
-NOT_STRINGS = "numbers or others in its column text, not strings, name another --text_column"
+NOT_STRINGS = "no strings in its column text, name another --text_column"
 RECORDS = [
     Row(
         "bad line",
@@ -292,14 +292,16 @@ RECORDS = [
     Row(
         "field missing",  # silently a blank text, if others have it
         JSON,
-        "PLACE/a.jsonl line 31 has no column text but title, story, name --text_column",
+        "PLACE/a.jsonl line 31 has no column text; its columns: title, story; add for example "
+        "--text_column story",
         records('{"title": "a", "story": "b"}'),
     ),
     Row("field not text", JSON, f"PLACE/a.jsonl line 31 has {NOT_STRINGS}", records('{"text": 5}')),
     Row(
         "--text_column",
         f"{JSON} --text_column story",
-        "PLACE/a.jsonl line 1 has no column story but text, name --text_column",
+        "PLACE/a.jsonl line 1 has no column story; its columns: text; add for example "
+        "--text_column text",
         records(),
     ),
     Row(

@@ -72,7 +72,7 @@ def test_a_newcomer_gets_to_a_model_of_their_own_text(tmp_path):
 def test_every_room_is_in_the_plan_and_every_room_of_the_plan_is_there():
     paths = [path for path in (ROOT / "gpt2ft").iterdir() if not path.name.startswith("__")]
     rooms = {f"{p.name}/" for p in paths if p.is_dir()} | {p.name for p in paths if p.is_file()}
-    table = README.split("| at | what is in it |")[1].split("\n\n")[0]
+    table = README.split("| in `gpt2ft/` | what is in it |")[1].split("\n\n")[0]
     named = re.findall(
         r"`([\w.]+/?)`", "\n".join(row.split("|")[1] for row in table.split("\n")[2:])
     )
