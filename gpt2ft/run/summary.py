@@ -26,7 +26,9 @@ def description(run: Run) -> str:
     source = config.dataset_name or ", ".join(config.train_file)
     evaluated = f" and {len(run.held_out.samples):,} held out" if run.held_out else ""
     together = config.packing and config.row_separator == "eos" and not run.keep_apart
-    note = "; with this model the documents in a block are context for each other" if together else ""
+    note = (
+        "; with this model the documents in a block are context for each other" if together else ""
+    )
     if config.packing and n_tokens < (config.block_size or 0):
         note += f"; that is less than one block of {config.block_size} tokens"
     return (

@@ -417,7 +417,10 @@ def test_a_model_that_cannot_keep_documents_apart_says_so(settings, capsys):
     new = {"model_name_or_path": None, "max_steps": 2, "row_separator": "eos"}
     sizes = "n_layer=1,n_head=2,hidden_size=16,vocab_size=300"
     finetune(TrainConfig(**{**settings, **new, "model_type": "bloom", "config_overrides": sizes}))
-    assert "with this model the documents in a block are context for each other" in capsys.readouterr().out
+    assert (
+        "with this model the documents in a block are context for each other"
+        in capsys.readouterr().out
+    )
     other = {**settings, "max_steps": 2, "overwrite_output_dir": True}
     finetune(TrainConfig(**other))
     assert "context for each other" not in capsys.readouterr().out
