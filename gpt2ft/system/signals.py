@@ -34,7 +34,8 @@ class Stop:
         """Signal handler. The next signal ends the process."""
         self.signal = number
         for other in SIGNALS:
-            signal.signal(other, signal.SIG_DFL)
+            if signal.getsignal(other) == self.ask:  # what is ignored stays so
+                signal.signal(other, signal.SIG_DFL)
         if not self._postponed:
             raise Stopped(number)
 

@@ -183,6 +183,33 @@ def test_a_run_under_nohup_goes_on_when_the_terminal_hangs_up(place, straight):
     assert results(place / "out") == straight
 
 
+def test_a_hang_up_that_is_ignored_does_not_end_a_save_after_another_signal(place, straight):
+    prepare = in_process(ignoring_hang_ups, durable, "write_tensors")
+    with Started("train.py", *FLAGS, cwd=place, prepare=prepare) as process:
+        wait_for(place / "reached")
+        process.kill(signal.SIGTERM)
+        wait_for(place / "signalled")
+        process.kill(signal.SIGHUP)
+        (place / "hung up").touch()
+        done = process.finish(60)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
+    assert done.stdout.splitlines()[-1].startswith("stopped by SIGTERM after step 2; to go on")
+    go_on(place, straight)
+
+
+def ignoring_hang_ups(room, name):
+    """The first call waits for SIGTERM, and after that for the hang-up."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    original = getattr(sys.modules[room], name)
+
+    def waits(*arguments, **options):
+        wait_for(Path("hung up"))
+        return original(*arguments, **options)
+
+    setattr(sys.modules[room], name, waits)
+    await_signal(room, name)
+
+
 def under_nohup(room, name):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     room = sys.modules[room]
