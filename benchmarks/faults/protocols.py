@@ -154,8 +154,10 @@ def history():
     return hashes
 
 
+TWICE = "ours, each step saved twice"
 PROTOCOLS = {
     "ours": (save_ours, resume_ours),
+    TWICE: (save_ours, resume_ours),
     "torch.save in place": (save_in_place, resume_in_place),
     "newest folder": (save_newest, resume_newest),
 }
@@ -170,7 +172,7 @@ def run(name, folder, committed=lambda step: None):
     resume(Path(folder), state)
     start = state.step
     for _ in steps(state, data):
-        if state.step % SAVE_STEPS == 0:
+        for _ in range(0 if state.step % SAVE_STEPS else 2 if name == TWICE else 1):
             save(Path(folder), state)
             committed(state.step)
     return start, fingerprint(state)

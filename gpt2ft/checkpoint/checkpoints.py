@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 
 from ..system import durable
 from . import snapshot
-from .folders import checkpoint_folders, checkpoint_paths, step_of
+from .folders import checkpoint_folders, checkpoint_paths, free_name, step_of
 from .manifest import (
     MANIFEST,
     CheckpointError,
@@ -43,12 +42,12 @@ def save_checkpoint(
 
     Everything is written and synced in a temporary folder beside it, the manifest last; then the
     folder gets its name. Only after that are older checkpoints deleted, until `keep` valid ones
-    remain. `run` is recorded in the manifest. Raises `OSError` if the disk fails or is too small.
+    remain. One of the same step is found by another name until the new one is there. `run` is
+    recorded in the manifest. Raises `OSError` if the disk fails or is too small.
     """
     output_dir = Path(output_dir)
     durable.make_folder(output_dir)
     target = output_dir / f"checkpoint-{state.step}"
-    trash = target.with_name(TRASH + target.name)
     check_space(output_dir, state)
     folder = durable.temporary_folder(output_dir, TEMPORARY)
     try:
@@ -56,9 +55,8 @@ def save_checkpoint(
         durable.write_tensors(folder / OPTIMIZER, snapshot.optimizer_tensors(state))
         durable.write(folder / STATE, json.dumps(snapshot.state_values(state)).encode())
         write_manifest(folder, state.step, run or {})
-        if os.path.lexists(target):  # a damaged one of the same step, or a link
-            durable.delete(trash)
-            durable.rename(target, trash)
+        if os.path.lexists(target):  # of the same step; it may be the only good one
+            durable.rename(target, free_name(target, "replaced"))
         durable.rename(folder, target)
         durable.sync_folder(output_dir)
     except BaseException:
@@ -112,8 +110,7 @@ def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
     moved = []
     for path in checkpoint_paths(output_dir):
         if step_of(path) > step:
-            names = (path.with_name(f"{path.name}.aside-{n}") for n in itertools.count(1))
-            target = next(name for name in names if not name.exists())
+            target = free_name(path.with_name(f"checkpoint-{step_of(path)}"), "aside")
             durable.rename(path, target)
             moved.append(target)
     durable.sync_folder(output_dir)
@@ -170,6 +167,9 @@ def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
 
 def _rotate(output_dir: Path, newest: Path, keep: int) -> None:
     """Delete what is older than the newest `keep` valid checkpoints, and leftovers of a crash."""
+    for path in checkpoint_paths(output_dir):
+        if step_of(path) == step_of(newest) and path != newest:  # replaced by it
+            _discard(path)
     valid = 0
     for path in checkpoint_folders(output_dir):
         if path == newest or (valid < keep and _is_valid(path)):

@@ -5,19 +5,21 @@ Loads no torch: the command line looks for finished runs, too.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 from .manifest import MANIFEST, MODEL_FILES, CheckpointError, read_json, verify_checkpoint
 
-NAME = re.compile(r"checkpoint-(\d+)")
+# A checkpoint that is saved again is set aside as `.replaced-N` until the new one has its name.
+NAME = re.compile(r"checkpoint-(\d+)(?:\.replaced-(\d+))?")
 
 
 def checkpoint_paths(output_dir: Path) -> list[Path]:
     """Whatever is named as a checkpoint, newest first."""
     found = list(output_dir.iterdir()) if output_dir.is_dir() else []
-    return sorted((p for p in found if step_of(p) >= 0), key=step_of, reverse=True)
+    return sorted((p for p in found if step_of(p) >= 0), key=_age, reverse=True)
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
@@ -29,8 +31,22 @@ def checkpoint_folders(output_dir: Path) -> list[Path]:
 
 def step_of(path: Path) -> int:
     """The step in the name of a checkpoint, -1 for any other name."""
+    return _age(path)[0]
+
+
+def _age(path: Path) -> tuple[int, float]:
+    """Orders checkpoints as they were saved, also those of one step."""
     match = NAME.fullmatch(path.name)
-    return int(match[1]) if match else -1
+    if not match:
+        return -1, 0
+    return int(match[1]), int(match[2]) if match[2] else math.inf
+
+
+def free_name(path: Path, why: str) -> Path:
+    """`PATH.why-N`, where N is higher than that of any that is there."""
+    taken = path.parent.glob(f"{path.name}.{why}-*")
+    numbers = [int(n) for other in taken if (n := other.name.rpartition("-")[2]).isdecimal()]
+    return path.with_name(f"{path.name}.{why}-{max(numbers, default=0) + 1}")
 
 
 def find_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]]:

@@ -324,6 +324,39 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(saved):
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-6", "checkpoint-9"]
 
 
+def test_a_step_saved_again_leaves_one_checkpoint_of_it(saved):
+    folder, state = saved
+    save_checkpoint(folder, state)
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-6", "checkpoint-9"]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_crash_while_a_step_is_saved_again_leaves_its_checkpoint(damaged, saved, monkeypatch):
+    """Between the two renames the older one is found; it stays until a good one has its place."""
+    folder, state = saved
+    original, calls = durable.rename, []
+
+    def crash(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        original(source, target)
+
+    monkeypatch.setattr(durable, "rename", crash)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(folder, state)
+    monkeypatch.undo()
+    replaced = folder / "checkpoint-9.replaced-1"
+    assert find_checkpoint(folder) == (replaced, [])
+    load_checkpoint(replaced, state)
+    if damaged:
+        shutil.copytree(replaced, folder / "checkpoint-9")
+        damage(folder / "checkpoint-9" / "state.json", "truncate")
+        assert find_checkpoint(folder)[0] == replaced
+    save_checkpoint(folder, state)
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-6", "checkpoint-9"]
+
+
 @pytest.mark.parametrize("operation", ["write", "write_tensors", "settle", "sync_folder", "rename"])
 def test_when_the_disk_fails_the_older_checkpoints_stay(operation, saved, monkeypatch):
     folder, state = saved

@@ -38,6 +38,15 @@ def test_stopped_at_every_operation_no_run_is_lost(ours):
     assert trials.outcomes("ours", stops, expected) == {"": len(stops)}
 
 
+def test_saving_a_step_again_never_takes_the_newest_checkpoint():
+    """Stopped where names change: the one replaced is found until the new one is there."""
+    operations, expected = trials.without_faults(protocols.TWICE)
+    changes = ("rename", "sync_folder", "delete")
+    stops = [fault for fault in trials.stops(operations) if operations[fault.at] in changes]
+    assert len(stops) > 20
+    assert trials.outcomes(protocols.TWICE, stops, expected) == {"": len(stops)}
+
+
 def test_failing_at_every_operation_says_so_and_loses_no_run(ours):
     """Each operation with one of the errors; all errors at all of them take minutes."""
     operations, expected = ours
@@ -78,6 +87,12 @@ def test_no_power_failure_takes_what_was_committed(history):
     states = list(disk.crash_states(record, samples=1))
     assert len(states) > 80
     assert {trials.lost("ours", record, state, history) for state in states} == {""}
+
+
+def test_no_power_failure_takes_a_step_that_is_saved_again(history):
+    record = trials.recorded(protocols.TWICE)
+    states = list(disk.crash_states(record, samples=1))
+    assert {trials.lost(protocols.TWICE, record, state, history) for state in states} == {""}
 
 
 @pytest.mark.parametrize("left_out", ["settle", "sync_folder"])
