@@ -68,12 +68,14 @@ def restore(
         different = sorted(set(names) ^ set(saved_names))[:5]
         raise ValueError(f"it holds the moments of other parameters: {', '.join(different)}")
     _check_same(weights, state.model.state_dict())
-    _check_moments(names, moments, dict(state.model.named_parameters()))
+    parameters = dict(state.model.named_parameters())
+    _check_moments(names, moments, parameters)
     groups = _groups(state.optimizer, values)
     scale, counters = values["scaler"], {name: values[name] for name in COUNTERS}
     skipped_steps = torch.tensor(values["skipped_steps"])
 
     state.model.load_state_dict(weights)
+    moments = {n: _like_new(m, parameters[n.split("/", 1)[1]]) for n, m in moments.items()}
     state.optimizer.load_state_dict({"state": _by_index(names, moments), "param_groups": groups})
     if scale:
         state.scaler.load_state_dict(scale)
@@ -105,6 +107,15 @@ def _check_moments(
         if not fits or any(n not in (1, m) for n, m in sizes) or not tensor.is_floating_point():
             form = f"{tuple(tensor.shape)} {tensor.dtype}"
             raise ValueError(f"{full_name} is {form}, not {tuple(shape)}")
+
+
+def _like_new(moment: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A copy that lies in memory as the optimizer's own does: aligned, and as its parameter.
+
+    Elsewhere some kernels sum in another order.
+    """
+    layout = parameter if moment.shape == parameter.shape else moment
+    return torch.empty_like(layout, dtype=moment.dtype, device=moment.device).copy_(moment)
 
 
 def _by_index(

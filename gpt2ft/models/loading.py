@@ -72,7 +72,19 @@ def load_model(name: str, *, revision: str = "main", dropout: float | None = Non
         if names:
             first = ", ".join(sorted(names)[:5])
             raise ValueError(f"model {name} {what}, {first}, it is damaged or of another type")
+    _move_to_fresh_memory(model)
     return model
+
+
+def _move_to_fresh_memory(model: torch.nn.Module) -> None:
+    """Let the tensors lie in memory as those of a new model do.
+
+    What was read lies within the memory of its file, at addresses that are multiples of 8. There
+    some matrix products sum in another order than at multiples of 64, where torch puts new tensors,
+    and a resumed run would part from one that was never stopped (seen with GraniteMoE).
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
 
 
 def new_model(

@@ -59,6 +59,28 @@ def test_resumed_from_any_step_it_ends_bit_identical(overflow, data, tmp_path):
         assert fingerprint(resumed) == expected, step
 
 
+def test_loaded_moments_lie_in_memory_as_new_ones(data, tmp_path):
+    """At the addresses and in the order of elements that the optimizer itself would choose."""
+
+    def new_state():
+        model = tiny_gpt2()
+        weight = model.transformer.h[0].mlp.c_fc.weight
+        weight.data = weight.data.t().contiguous().t()
+        return TrainState.create(model, build_optimizer(model), precision=FP32)
+
+    state = new_state()
+    for _ in steps(state, data, 1):
+        path = save_checkpoint(tmp_path, state)
+    resumed = new_state()
+    load_checkpoint(path, resumed)
+    own, loaded = state.model.parameters(), resumed.model.parameters()
+    for a, b in zip(own, loaded, strict=True):
+        for key, moment in state.optimizer.state[a].items():
+            copy = resumed.optimizer.state[b][key]
+            assert moment.data_ptr() % 64 == copy.data_ptr() % 64 == 0
+            assert moment.stride() == copy.stride() and torch.equal(moment, copy)
+
+
 OPTIMIZERS = {
     "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1),
     "SGD with momentum": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9),

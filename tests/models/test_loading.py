@@ -235,3 +235,12 @@ def test_a_folder_of_the_built_in_models_name_goes_first(model_folder, tmp_path,
     assert own == load_model(str(tmp_path / BUILT_IN_MODEL)).config.vocab_size
     monkeypatch.chdir("/")
     assert load_model(BUILT_IN_MODEL).config.vocab_size != own
+
+
+def test_what_is_loaded_lies_in_memory_as_what_is_new(model_folder):
+    """Elsewhere some kernels sum in another order: a resumed run would part from a straight one."""
+    model = load_model(str(model_folder))
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {tensor.data_ptr() % 64 for tensor in tensors} == {0}
+    assert all(tensor.is_contiguous() for tensor in tensors)
+    assert model.lm_head.weight is model.transformer.wte.weight  # tied as before
