@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,9 +50,9 @@ def save_checkpoint(
     output_dir = Path(output_dir)
     durable.make_folder(output_dir)
     target = output_dir / f"checkpoint-{state.step}"
+    clear_leftovers(output_dir)
     check_space(output_dir, state)
-    folder = durable.temporary_folder(output_dir, TEMPORARY)
-    try:
+    with _full_disk_explained(output_dir, state), _temporary_folder(output_dir) as folder:
         _write_model(folder, state.model, tokenizer)
         durable.write_tensors(folder / OPTIMIZER, snapshot.optimizer_tensors(state))
         durable.write(folder / STATE, json.dumps(snapshot.state_values(state)).encode())
@@ -59,9 +61,6 @@ def save_checkpoint(
             durable.rename(target, free_name(target, "replaced"))
         durable.rename(folder, target)
         durable.sync_folder(output_dir)
-    except BaseException:
-        durable.delete(folder)
-        raise
     _rotate(output_dir, target, keep)
     return target
 
@@ -72,8 +71,7 @@ def save_finished(output_dir: Path, state: TrainState, *, tokenizer: Any = None)
     The manifest goes first and comes last: a folder that has one is finished.
     """
     check_space(output_dir, state)
-    folder = durable.temporary_folder(output_dir, TEMPORARY)
-    try:
+    with _full_disk_explained(output_dir, state), _temporary_folder(output_dir) as folder:
         _write_model(folder, state.model, tokenizer)
         write_manifest(folder, state.step, {})
         durable.delete(output_dir / MANIFEST)
@@ -83,6 +81,28 @@ def save_finished(output_dir: Path, state: TrainState, *, tokenizer: Any = None)
                 durable.sync_folder(output_dir)
             durable.rename(path, output_dir / path.name)
         durable.sync_folder(output_dir)
+
+
+@contextlib.contextmanager
+def _full_disk_explained(output_dir: Path, state: TrainState) -> Iterator[None]:
+    """Say of a disk that fills up in here what is needed and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        need = _lacks_space(output_dir, _bytes_needed(state))
+        explained = OSError(f"{os.strerror(error.errno)} while saving: {need}")
+        explained.errno = error.errno
+        raise explained from error
+
+
+@contextlib.contextmanager
+def _temporary_folder(output_dir: Path) -> Iterator[Path]:
+    """A folder to save in; what is left of it afterwards is deleted."""
+    folder = durable.temporary_folder(output_dir, TEMPORARY)
+    try:
+        yield folder
     finally:
         durable.delete(folder)
 
@@ -98,7 +118,7 @@ def clear(output_dir: Path) -> None:
     for name in (MANIFEST, *files):
         if name == Path(name).name and (output_dir / name).is_file():  # never "..", nor a folder
             durable.delete(output_dir / name)
-    _delete_leftovers(output_dir)
+    clear_leftovers(output_dir)
 
 
 def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
@@ -147,15 +167,24 @@ def load_checkpoint(path: str | Path, state: TrainState) -> None:
 
 def check_space(output_dir: Path, state: TrainState, *, checkpoints: int = 1) -> None:
     """Raise `OSError` unless there is room for so many checkpoints, and a fifth more."""
+    need = checkpoints * _bytes_needed(state)
+    if durable.free_bytes(output_dir) < need:
+        raise OSError(_lacks_space(output_dir, need))
+
+
+def _bytes_needed(state: TrainState) -> int:
+    """About what a checkpoint takes, and a fifth more."""
     weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
     moments = sum(p.numel() * 8 for g in state.optimizer.param_groups for p in g["params"])
-    need = int(1.2 * checkpoints * (weights + moments))
+    return int(1.2 * (weights + moments))
+
+
+def _lacks_space(output_dir: Path, need: int) -> str:
     free = durable.free_bytes(output_dir)
-    if free < need:
-        raise OSError(
-            f"{output_dir} has {free >> 20} MiB free, saving needs {need >> 20} MiB, make room or "
-            "name another --output_dir"
-        )
+    return (
+        f"{output_dir} has {free >> 20} MiB free, saving needs {(need >> 20) + 1} MiB, make room "
+        "or name another --output_dir"
+    )
 
 
 def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
@@ -166,7 +195,7 @@ def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
 
 
 def _rotate(output_dir: Path, newest: Path, keep: int) -> None:
-    """Delete what is older than the newest `keep` valid checkpoints, and leftovers of a crash."""
+    """Delete what is older than the newest `keep` valid checkpoints."""
     for path in checkpoint_paths(output_dir):
         if step_of(path) == step_of(newest) and path != newest:  # replaced by it
             _discard(path)
@@ -176,11 +205,10 @@ def _rotate(output_dir: Path, newest: Path, keep: int) -> None:
             valid += 1
         elif valid >= keep:
             _discard(path)
-    _delete_leftovers(output_dir)
 
 
-def _delete_leftovers(output_dir: Path) -> None:
-    """Temporary folders and trash of a run that crashed."""
+def clear_leftovers(output_dir: Path) -> None:
+    """Delete temporary folders and trash of a run that crashed; no other may be writing there."""
     for prefix in (TEMPORARY, TRASH):
         for path in output_dir.glob(f"{prefix}*"):
             durable.delete(path)

@@ -99,6 +99,7 @@ def _prepare(
         refuse_to_overwrite(config, output_dir)  # again: building took a while
         if config.overwrite_output_dir:
             checkpoints.clear(output_dir)
+    checkpoints.clear_leftovers(output_dir)  # before free space is measured
     _check_space(run, output_dir)
     durable.replace(output_dir / SETTINGS_FILE, to_yaml(run.config).encode())
     return progress.forget_after(metrics, run.state.step if checkpoint else -1)

@@ -6,11 +6,13 @@ every one of them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ HASH_BYTES = 1 << 20
 
 def write(path: Path, data: bytes) -> None:
     """Create a file, exclusively, with that content; `settle` makes it last."""
-    with open(path, "xb") as file:
+    with _errors_name(path), open(path, "xb") as file:
         file.write(data)
 
 
@@ -31,7 +33,7 @@ def append(path: Path, data: bytes) -> None:
     """Add to a file; nothing makes it last, a crash may take some of it."""
     # Not through a link: it might lead to a file that a shell reads when it starts.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-    with open(os.open(path, flags, 0o666), "ab") as file:
+    with _errors_name(path), open(os.open(path, flags, 0o666), "ab") as file:
         file.write(data)
 
 
@@ -42,26 +44,27 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
     try:
         save_file(tensors, path)
-    except SafetensorError as error:  # it has no errno
-        raise OSError(f"{path} cannot be written, {error}") from error
+    except SafetensorError as error:
+        raise _os_error(path, error) from error
     _give_usual_mode(path)
 
 
 def write_by(save: Callable[..., object], folder: Path, **options: Any) -> None:
     """Let a library save its files into a folder. Raises `OSError`, whatever the library raises."""
     try:
-        save(folder, **options)
+        with _errors_name(folder):
+            save(folder, **options)
     except OSError:
         raise
     except Exception as error:  # tokenizers knows no other
-        raise OSError(f"{folder} cannot be written, {error}") from error
+        raise _os_error(folder, error) from error
     for path in folder.iterdir():
         _give_usual_mode(path)
 
 
 def settle(path: Path) -> None:
     """Bring a file's content to the disk for good."""
-    with open(path, "rb+") as file:
+    with _errors_name(path), open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
@@ -69,7 +72,8 @@ def sync_folder(path: Path) -> None:
     """Bring the names in a folder to the disk: until then a rename may be undone."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with _errors_name(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -130,6 +134,25 @@ def sha256(paths: Sequence[Path]) -> list[str]:
 def free_bytes(path: Path) -> int:
     """Bytes that may still be written where the path is."""
     return shutil.disk_usage(path).free
+
+
+@contextlib.contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Errors of the disk say where: those of writing and syncing an open file do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def _os_error(path: Path, error: Exception) -> OSError:
+    """What a library in Rust raised, with the error number that is in its text."""
+    result = OSError(f"{path} cannot be written, {error}")
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        result.errno = int(number[1])
+    return result
 
 
 def _sha256(path: Path) -> str:

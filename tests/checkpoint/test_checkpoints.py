@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -399,6 +400,39 @@ def test_a_disk_too_small_is_noticed_before_writing(saved, monkeypatch):
     monkeypatch.setattr(durable, "free_bytes", lambda _: 1000)
     with pytest.raises(OSError, match="0 MiB free, saving needs"):
         save_checkpoint(folder, state)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("operation", ["fsync", "mkdir"])
+def test_a_disk_that_fills_up_while_saving_is_explained(operation, number, saved, monkeypatch):
+    """Where, how much is needed and what to do; the system's own error names no file."""
+    folder, state = saved
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, operation, fail)
+    state.step = 12
+    with pytest.raises(OSError) as caught:
+        save_checkpoint(folder, state)
+    assert caught.value.errno == number
+    assert re.fullmatch(
+        rf"{os.strerror(number)} while saving: {folder} has \d+ MiB free, "
+        r"saving needs 1 MiB, make room or name another --output_dir",
+        str(caught.value),
+    )
+
+
+def test_leftovers_do_not_take_the_room_of_a_checkpoint(saved, monkeypatch):
+    """Of a dozen crashes: they are deleted before free space is measured."""
+    folder, state = saved
+    (folder / ".saving-abc").mkdir()
+    free = durable.free_bytes
+    monkeypatch.setattr(
+        durable, "free_bytes", lambda path: 0 if (path / ".saving-abc").exists() else free(path)
+    )
+    state.step = 12
+    assert save_checkpoint(folder, state).name == "checkpoint-12"
 
 
 def test_leftovers_of_a_crash_are_cleared(saved):

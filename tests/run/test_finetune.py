@@ -19,6 +19,7 @@ from gpt2ft.run import finetune as story
 from gpt2ft.run.finetune import finetune
 from gpt2ft.run.output_folder import locked
 from gpt2ft.run.recipe import load_recipe
+from gpt2ft.system import durable
 from gpt2ft.system.signals import listening
 
 LINES = [f"line {i}: the {'quick brown fox' if i % 3 else 'lazy dog'} again\n" for i in range(300)]
@@ -448,3 +449,21 @@ def test_a_run_started_meanwhile_is_not_written_over(settings, tmp_path, monkeyp
     with pytest.raises(ValueError, match="holds a finished run"):
         finetune(TrainConfig(**settings))
     assert load_recipe(str(tmp_path / "out" / "config.yaml"))["seed"] == 7
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_what_crashes_left_is_deleted_before_free_space_is_measured(
+    resume, settings, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    if resume:
+        assert finetune(TrainConfig(**{**settings, "max_steps": 4})) == 0
+    leftovers = [out / f".saving-{n}" for n in range(12)] + [out / ".trash-checkpoint-2"]
+    for path in leftovers:
+        path.mkdir(parents=True)
+    free = durable.free_bytes
+    monkeypatch.setattr(
+        durable, "free_bytes", lambda path: 0 if leftovers[3].exists() else free(path)
+    )
+    assert finetune(TrainConfig(**{**settings, "max_steps": 5, "resume": resume})) == 0
+    assert not any(path.exists() for path in leftovers)

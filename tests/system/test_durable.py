@@ -121,6 +121,23 @@ def test_a_power_failure_leaves_a_whole_run_resumable(tmp_path):
     assert finished == {6}
 
 
+def test_an_error_of_the_disk_says_where(tmp_path, monkeypatch):
+    """In writing and syncing an open file the system's own does not."""
+    path = tmp_path / "file"
+    path.touch()
+
+    def fail(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(durable.os, "fsync", fail)
+    for call in (durable.settle, durable.sync_folder):
+        with pytest.raises(OSError, match=f"Input/output error: '{path}'"):
+            call(path)
+    with pytest.raises(OSError, match=f"{path}/x cannot be written") as caught:
+        durable.write_tensors(path / "x", {})
+    assert caught.value.errno == errno.ENOTDIR
+
+
 def test_a_disk_that_is_really_full_is_an_os_error(tmp_path):
     """The libraries that write raise others. A limit on file sizes stands in for the disk."""
     process = context.Process(target=_save_with_limit, args=(tmp_path,))
