@@ -72,8 +72,20 @@ def load_model(name: str, *, revision: str = "main", dropout: float | None = Non
         if names:
             first = ", ".join(sorted(names)[:5])
             raise ValueError(f"model {name} {what}, {first}, it is damaged or of another type")
+    _freeze_what_is_not_trained(model)
     _move_to_fresh_memory(model)
     return model
+
+
+def _freeze_what_is_not_trained(model: torch.nn.Module) -> None:
+    """Freeze what a new model of this type has frozen, as Marian's table of sines.
+
+    `from_pretrained` forgets it.
+    """
+    with torch.device("meta"):
+        new = type(model)(model.config)
+    for own, loaded in zip(new.parameters(), model.parameters(), strict=True):
+        loaded.requires_grad_(own.requires_grad)
 
 
 def _move_to_fresh_memory(model: torch.nn.Module) -> None:

@@ -17,6 +17,7 @@ from gpt2ft.models.built_in import BUILT_IN_FOLDER, BUILT_IN_MODEL
 from gpt2ft.models.loading import parse_overrides, train_tokenizer
 from gpt2ft.models.probe import check_fit, window
 from gpt2ft.system.hub import HubUnavailableError
+from tests.support.families import small_config
 
 
 def test_loads_a_folder_in_fp32(model_folder, make_model):
@@ -244,3 +245,13 @@ def test_what_is_loaded_lies_in_memory_as_what_is_new(model_folder):
     assert {tensor.data_ptr() % 64 for tensor in tensors} == {0}
     assert all(tensor.is_contiguous() for tensor in tensors)
     assert model.lm_head.weight is model.transformer.wte.weight  # tied as before
+
+
+def test_what_a_new_model_has_frozen_is_frozen_when_it_is_loaded(tmp_path):
+    """Marian's positions are a table of sines."""
+    new = transformers.AutoModelForCausalLM.from_config(small_config("marian"))
+    new.save_pretrained(tmp_path)
+    frozen = [name for name, p in new.named_parameters() if not p.requires_grad]
+    assert frozen == ["model.decoder.embed_positions.weight"]
+    loaded = load_model(str(tmp_path))
+    assert [name for name, p in loaded.named_parameters() if not p.requires_grad] == frozen
