@@ -10,14 +10,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import safetensors.torch
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from ..system import durable
 from . import snapshot
 from .folders import checkpoint_folders, checkpoint_paths, free_name, step_of
 from .manifest import (
     MANIFEST,
+    MODEL_FILES,
+    TRAINED,
     CheckpointError,
     read_json,
     verify_checkpoint,
@@ -45,17 +49,22 @@ def save_checkpoint(
     Everything is written and synced in a temporary folder beside it, the manifest last; then the
     folder gets its name. Only after that are older checkpoints deleted, until `keep` valid ones
     remain. One of the same step is found by another name until the new one is there. `run` is
-    recorded in the manifest. Raises `OSError` if the disk fails or is too small.
+    recorded in the manifest. Of a model that is not one of transformers, or has adapters, what is
+    trained is saved, without the frozen weights. Raises `OSError` if the disk fails or is too
+    small, `ValueError` if the state is one that could not be loaded again.
     """
     output_dir = Path(output_dir)
     durable.make_folder(output_dir)
     target = output_dir / f"checkpoint-{state.step}"
+    values = snapshot.state_values(state)
     clear_leftovers(output_dir)
     check_space(output_dir, state)
     with _full_disk_explained(output_dir, state), _temporary_folder(output_dir) as folder:
         _write_model(folder, state.model, tokenizer)
+        if not _is_whole(folder, state.model):
+            _write_trained(folder, state.model)
         durable.write_tensors(folder / OPTIMIZER, snapshot.optimizer_tensors(state))
-        durable.write(folder / STATE, json.dumps(snapshot.state_values(state)).encode())
+        durable.write(folder / STATE, json.dumps(values).encode())
         write_manifest(folder, state.step, run or {})
         if os.path.lexists(target):  # of the same step; it may be the only good one
             durable.rename(target, free_name(target, "replaced"))
@@ -147,22 +156,36 @@ def load_checkpoint(path: str | Path, state: TrainState) -> None:
     path, model = Path(path), cast(Any, state.model)
     try:
         values = read_json(path / STATE)
-        # The file that was verified, whatever config.json names. By from_pretrained: for some
-        # models transformers renames tensors between file and memory.
-        saved, info = type(model).from_pretrained(
-            None,
-            config=model.config,
-            state_dict=safetensors.torch.load_file(path / "model.safetensors"),
-            dtype=model.dtype,
-            output_loading_info=True,
-        )
-        lost = sorted(info["missing_keys"] | info["unexpected_keys"])
-        if lost:
-            raise ValueError(f"tensors are missing or extra: {', '.join(lost[:5])}")
-        moments = safetensors.torch.load_file(path / OPTIMIZER)
-        snapshot.restore(state, values, saved.state_dict(), moments)
+        whole = not (path / TRAINED).exists()
+        weights = _read_model(path, model) if whole else load_file(path / TRAINED)
+        moments = load_file(path / OPTIMIZER)
+        snapshot.restore(state, values, weights, moments, whole=whole)
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not fit this run, {error}") from error
+
+
+def _read_model(path: Path, model: Any) -> dict[str, torch.Tensor]:
+    """The weights of a model of transformers, by their names in memory."""
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"it holds a model of transformers, not a {type(model).__name__}")
+    # The file that was verified, whatever config.json names. By from_pretrained: for some models
+    # transformers renames tensors between file and memory.
+    tensors = load_file(path / "model.safetensors")
+    loaded: Any = type(model).from_pretrained(
+        None,
+        config=model.config,
+        state_dict=dict(tensors),
+        dtype=model.dtype,
+        output_loading_info=True,
+    )
+    saved, info = loaded
+    own = model.state_dict().keys()
+    lost = sorted((info["missing_keys"] & own) | (info["unexpected_keys"] - own))
+    if lost:
+        raise ValueError(f"tensors are missing or extra: {', '.join(lost[:5])}")
+    # What somebody has added to the model from_pretrained does not know.
+    added = {name: tensors[name] for name in info["unexpected_keys"]}
+    return {name: t for name, t in {**saved.state_dict(), **added}.items() if name in own}
 
 
 def check_space(output_dir: Path, state: TrainState, *, checkpoints: int = 1) -> None:
@@ -188,10 +211,29 @@ def _lacks_space(output_dir: Path, need: int) -> str:
 
 
 def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
-    durable.write_by(model.save_pretrained, folder, max_shard_size="1000GB")
+    if hasattr(model, "save_pretrained"):
+        durable.write_by(model.save_pretrained, folder, max_shard_size="1000GB")
     if tokenizer is not None:
         # Chat templates within tokenizer_config.json: a checkpoint has no folders.
         durable.write_by(tokenizer.save_pretrained, folder, save_jinja_files=False)
+
+
+def _is_whole(folder: Path, model: Any) -> bool:
+    """Whether the folder holds all of the model, as `_read_model` wants it."""
+    written = all((folder / name).is_file() for name in MODEL_FILES)
+    return written and isinstance(model, PreTrainedModel)
+
+
+def _write_trained(folder: Path, model: torch.nn.Module) -> None:
+    """What is trained of a model, where its own files are not all of it."""
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if folders:
+        raise ValueError(
+            f"{type(model).__name__} saves folders, {', '.join(folders)}, which a checkpoint does "
+            "not hold, name the adapter `default`"
+        )
+    tensors = snapshot.trained_tensors(model)
+    durable.write_tensors(folder / TRAINED, {n: t.contiguous() for n, t in tensors.items()})
 
 
 def _rotate(output_dir: Path, newest: Path, keep: int) -> None:

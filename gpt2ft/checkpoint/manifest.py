@@ -17,6 +17,7 @@ from ..system import durable
 FORMAT = 2
 MANIFEST = "manifest.json"
 MODEL_FILES = ("config.json", "model.safetensors")
+TRAINED = "trained.safetensors"
 MAX_JSON_BYTES = 64 << 20
 
 # Hashes of files this process has written or read: device, inode, size, time of change -> hash.
@@ -84,7 +85,7 @@ def verify_checkpoint(path: Path, *, reread: bool = True) -> dict[str, Any]:
     if sealed(manifest) != manifest:
         raise CheckpointError(f"{path / MANIFEST} is damaged, its sha256 is not the one recorded")
     files = manifest.get("files")
-    if not isinstance(files, dict) or not files.keys() >= set(MODEL_FILES):
+    if not isinstance(files, dict) or not (files.keys() >= set(MODEL_FILES) or TRAINED in files):
         raise CheckpointError(f"{path / MANIFEST} is damaged, it lists no model")
     expected = {n: entry if isinstance(entry, dict) else {} for n, entry in files.items()}
     try:

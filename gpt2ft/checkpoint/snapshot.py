@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,38 +13,95 @@ if TYPE_CHECKING:
 COUNTERS = ("seed", "step", "batches", "tokens")
 
 
-def _parameter_names(optimizer: torch.optim.Optimizer) -> list[str]:
-    groups = optimizer.param_groups
+def _named_parameters(state: TrainState) -> dict[str, torch.nn.Parameter]:
+    """The optimizer's parameters by their names in the model, in its order.
+
+    Raises `ValueError` if its groups do not name them, or name others.
+    """
+    groups = state.optimizer.param_groups
     if not all("param_names" in group for group in groups):
         raise ValueError(
             "the optimizer's groups name no parameters, make it of model.named_parameters() or "
             "gpt2ft.parameter_groups(model, weight_decay)"
         )
-    return [name for group in groups for name in group["param_names"]]
+    pairs = [p for g in groups for p in zip(g["param_names"], g["params"], strict=True)]
+    own = dict(state.model.named_parameters())
+    others = [name for name, parameter in pairs if own.get(name) is not parameter]
+    if others:
+        raise ValueError(
+            f"the optimizer's parameters are not those of the model, {', '.join(others[:5])}, make "
+            "it of the model that is trained, after that has been wrapped or moved"
+        )
+    return dict(pairs)
+
+
+def _optimizer_values(state: TrainState) -> dict[str, Any]:
+    """Optimizer state by parameter NAME: by index, a changed order would load silently."""
+    values = {
+        f"{key}/{name}": value
+        for name, parameter in _named_parameters(state).items()
+        for key, value in state.optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+    return dict(sorted(values.items()))  # what was loaded is in another order
 
 
 def optimizer_tensors(state: TrainState) -> dict[str, torch.Tensor]:
-    """Optimizer state by parameter NAME: by index, a changed order would load silently."""
-    by_index = state.optimizer.state_dict()["state"]
-    names = _parameter_names(state.optimizer)
-    return {
-        f"{key}/{names[index]}": value.contiguous()
-        for index, entry in by_index.items()
-        for key, value in entry.items()
-        if value is not None
-    }
+    """The tensors of the optimizer's state, as `exp_avg/NAME`."""
+    values = _optimizer_values(state)
+    return {n: value.contiguous() for n, value in values.items() if isinstance(value, torch.Tensor)}
 
 
 def state_values(state: TrainState) -> dict[str, Any]:
-    """All of the state that is no tensor, for JSON."""
-    groups = state.optimizer.state_dict()["param_groups"]
+    """All of the state that is no tensor, for JSON; of the optimizer's tensors their form.
+
+    Raises `ValueError` if the optimizer holds what a checkpoint cannot.
+    """
+    moments = _optimizer_values(state)
+    numbers = {n: value for n, value in moments.items() if not isinstance(value, torch.Tensor)}
+    groups = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in state.optimizer.param_groups
+    ]
+    options = [(f"{name} of a group", v) for group in groups for name, v in group.items()]
+    _check_can_be_held(state.optimizer, [*moments.items(), *options])
     return {
         **{name: getattr(state, name) for name in COUNTERS},
         "skipped_steps": int(state.skipped_steps),
         "precision": state.precision.name,
         "scaler": state.scaler.state_dict(),
-        "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in groups],
+        "param_groups": groups,
+        "moments": {n: _form(value) for n, value in moments.items() if n not in numbers},
+        "numbers": numbers,
     }
+
+
+def _check_can_be_held(optimizer: torch.optim.Optimizer, values: Iterable[tuple[str, Any]]) -> None:
+    """Raise `ValueError` unless state is dense tensors and numbers, options numbers and texts."""
+
+    def fits(name: str, value: Any) -> bool:
+        if isinstance(value, torch.Tensor):
+            return value.layout is torch.strided and not name.endswith(" of a group")
+        if isinstance(value, (list, tuple)):
+            return name.endswith(" of a group") and all(fits(name, item) for item in value)
+        return value is None or isinstance(value, (bool, int, float, str))
+
+    for name, value in values:
+        if not fits(name, value):
+            raise ValueError(
+                f"{type(optimizer).__name__} holds {name}, a {type(value).__name__}, which a "
+                "checkpoint cannot hold, keep it as a number, or for each parameter as a dense "
+                "tensor or a number"
+            )
+
+
+def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters that are trained, and buffers: without the frozen model under an adapter."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    own = dict(model.named_parameters())  # which names tied weights once
+    tensors = {n: t for n, t in model.state_dict().items() if n not in frozen}
+    tied = {n for n, p in model.named_parameters(remove_duplicate=False) if n not in own}
+    return {name: t.detach() for name, t in tensors.items() if name not in tied}
 
 
 def restore(
@@ -52,31 +109,39 @@ def restore(
     values: Mapping[str, Any],
     weights: Mapping[str, torch.Tensor],
     moments: Mapping[str, torch.Tensor],
+    *,
+    whole: bool = True,
 ) -> None:
     """Bring model, optimizer, scaler and counters to what was saved.
 
-    Raises `ValueError` if something does not fit, before anything is changed.
+    Unless `whole`, the weights are what `trained_tensors` gives. Raises `ValueError` if something
+    does not fit, before anything is changed.
     """
     if values["precision"] != state.precision.name:
         raise ValueError(
             f"it was trained in {values['precision']}, this run is in {state.precision.name}, "
             f"add --precision {values['precision']}"
         )
-    names = _parameter_names(state.optimizer)
+    parameters = _named_parameters(state)
     saved_names = [name for group in values["param_groups"] for name in group["param_names"]]
-    if names != saved_names:
-        different = sorted(set(names) ^ set(saved_names))[:5]
+    if list(parameters) != saved_names:
+        different = sorted(parameters.keys() ^ set(saved_names))[:5]
         raise ValueError(f"it holds the moments of other parameters: {', '.join(different)}")
-    _check_same(weights, state.model.state_dict())
-    parameters = dict(state.model.named_parameters())
-    _check_moments(names, moments, parameters)
+    own = state.model.state_dict()
+    if not whole:
+        own = {name: own[name] for name in trained_tensors(state.model)}
+    _check_same(_forms(weights), _forms(own))
+    _check_same(_forms(moments), values.get("moments", _forms(moments)))
     groups = _groups(state.optimizer, values)
     scale, counters = values["scaler"], {name: values[name] for name in COUNTERS}
     skipped_steps = torch.tensor(values["skipped_steps"])
 
-    state.model.load_state_dict(weights)
-    moments = {n: _like_new(m, parameters[n.split("/", 1)[1]]) for n, m in moments.items()}
-    state.optimizer.load_state_dict({"state": _by_index(names, moments), "param_groups": groups})
+    state.model.load_state_dict(weights, strict=whole)
+    entries: dict[str, dict[str, Any]] = {}
+    for full_name, value in {**moments, **values.get("numbers", {})}.items():
+        key, name = full_name.split("/", 1)
+        entries.setdefault(name, {})[key] = _like_new(value, parameters[name])
+    _load_optimizer(state.optimizer, parameters, entries, groups)
     if scale:
         state.scaler.load_state_dict(scale)
     for name, value in counters.items():
@@ -84,50 +149,41 @@ def restore(
     state.skipped_steps = skipped_steps
 
 
-def _check_moments(
-    names: Sequence[str],
-    moments: Mapping[str, torch.Tensor],
-    parameters: Mapping[str, torch.Tensor],
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, torch.nn.Parameter],
+    entries: Mapping[str, dict[str, Any]],
+    groups: list[dict[str, Any]],
 ) -> None:
-    """Raise `ValueError` unless all matrices have the same moments, and all vectors.
+    """Let the optimizer load its state, and undo what torch does to it besides."""
+    own_state, own_groups = optimizer.state, optimizer.param_groups
+    by_index = {i: dict(entries[n]) for i, n in enumerate(parameters) if n in entries}
+    optimizer.load_state_dict({"state": by_index, "param_groups": groups})
+    # It puts others in the place of state and groups: several optimizers that share them, to
+    # train as one, would hold the old.
+    for own, loaded in zip(own_groups, optimizer.param_groups, strict=True):
+        own.update(loaded)
+    optimizer.param_groups = own_groups
+    loaded_state = dict(optimizer.state)
+    own_state.clear()
+    own_state.update(loaded_state)
+    optimizer.state = own_state
+    for name, entry in entries.items():
+        loaded = own_state[parameters[name]]
+        for key, value in entry.items():
+            if isinstance(value, torch.Tensor):  # it casts to the dtype of the parameter
+                loaded[key] = value.to(loaded[key].device)
 
-    Each is a number, or in the shape of its parameter; Adafactor keeps means of rows and columns.
+
+def _like_new(value: Any, parameter: torch.Tensor) -> Any:
+    """A moment, in memory as the optimizer would lay it: aligned, and ordered as its parameter.
+
+    Elsewhere some kernels sum in another order. What is no tensor stays as it is.
     """
-    of = {full_name: full_name.split("/", 1) for full_name in moments}
-    unknown = [full_name for full_name, (_, name) in of.items() if name not in parameters]
-    kinds = {(key, parameters[name].dim()) for key, name in of.values() if name in parameters}
-    wanted = {f"{key}/{name}" for key, n in kinds for name in names if parameters[name].dim() == n}
-    different = sorted({*unknown, *(wanted ^ moments.keys())})
-    if different:
-        raise ValueError(f"moments are missing or extra: {', '.join(different[:5])}")
-    for full_name, tensor in moments.items():
-        shape = parameters[of[full_name][1]].shape
-        sizes = zip(tensor.shape, shape, strict=False)
-        fits = tensor.dim() == 0 or len(tensor.shape) == len(shape)
-        if not fits or any(n not in (1, m) for n, m in sizes) or not tensor.is_floating_point():
-            form = f"{tuple(tensor.shape)} {tensor.dtype}"
-            raise ValueError(f"{full_name} is {form}, not {tuple(shape)}")
-
-
-def _like_new(moment: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A copy that lies in memory as the optimizer's own does: aligned, and as its parameter.
-
-    Elsewhere some kernels sum in another order.
-    """
-    layout = parameter if moment.shape == parameter.shape else moment
-    return torch.empty_like(layout, dtype=moment.dtype, device=moment.device).copy_(moment)
-
-
-def _by_index(
-    names: Sequence[str], moments: Mapping[str, torch.Tensor]
-) -> dict[int, dict[str, torch.Tensor]]:
-    """`exp_avg/NAME` and so on, as the optimizer's `load_state_dict` wants it."""
-    index = {name: i for i, name in enumerate(names)}
-    entries: dict[int, dict[str, torch.Tensor]] = {}
-    for full_name, tensor in moments.items():
-        key, name = full_name.split("/", 1)
-        entries.setdefault(index[name], {})[key] = tensor
-    return entries
+    if not isinstance(value, torch.Tensor):
+        return value
+    layout = parameter if value.shape == parameter.shape else value
+    return torch.empty_like(layout, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _groups(optimizer: torch.optim.Optimizer, values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -135,13 +191,18 @@ def _groups(optimizer: torch.optim.Optimizer, values: Mapping[str, Any]) -> list
     return [{**group, **saved} for group, saved in zip(own, values["param_groups"], strict=True)]
 
 
-def _check_same(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+def _form(tensor: torch.Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype}"
+
+
+def _forms(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    return {name: _form(tensor) for name, tensor in tensors.items()}
+
+
+def _check_same(saved: Mapping[str, str], own: Mapping[str, str]) -> None:
     """Raise `ValueError` with the first five differences in name, shape or dtype."""
-
-    def form(tensors: Mapping[str, torch.Tensor], name: str) -> str:
-        return f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "none"
-
-    different = [n for n in sorted(saved.keys() | own.keys()) if form(saved, n) != form(own, n)]
+    names = sorted(saved.keys() | own.keys())
+    different = [n for n in names if saved.get(n) != own.get(n)]
     if different:
-        first = "; ".join(f"{n}: {form(saved, n)}, not {form(own, n)}" for n in different[:5])
-        raise ValueError(f"tensors differ: {first}")
+        first = [f"{n}: {saved.get(n, 'none')}, not {own.get(n, 'none')}" for n in different[:5]]
+        raise ValueError(f"tensors differ: {'; '.join(first)}")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,7 +83,58 @@ def test_loaded_moments_lie_in_memory_as_new_ones(data, tmp_path):
             assert moment.stride() == copy.stride() and torch.equal(moment, copy)
 
 
+class WithNumbers(torch.optim.Optimizer):
+    """Momentum whose state holds Python numbers, fp64, and whole numbers in another shape."""
+
+    def __init__(self, groups):
+        super().__init__(groups, {"lr": 0.05})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                entry = self.state[p]
+                if not entry:
+                    entry.update(
+                        step=0, decay=1.0, warm=True, seen=torch.zeros(3, dtype=torch.int64)
+                    )
+                    entry["mean"] = torch.zeros_like(p, dtype=torch.float64)
+                entry["step"] += 1
+                entry["decay"] *= 0.9
+                entry["seen"] += 1
+                entry["warm"] = entry["step"] < 4
+                entry["mean"].mul_(0.9).add_(p.grad, alpha=0.1 + entry["decay"] / 3)
+                p -= group["lr"] * entry["mean"].float() / entry["step"]
+
+
+class Both(torch.optim.Optimizer):
+    """Several optimizers as one: they share its groups and state."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure=None):
+        for part in self.parts:
+            part.step()
+
+
+def muon_beside_adamw(groups):
+    """Muon for the matrices within the blocks, AdamW for embeddings and vectors."""
+    named = [pair for g in groups for pair in zip(g["param_names"], g["params"], strict=True)]
+    inner = [(n, p) for n, p in named if p.dim() == 2 and ".h." in n]
+    rest = [(n, p) for n, p in named if n not in dict(inner)]
+    return Both(torch.optim.Muon(inner, lr=1e-3), torch.optim.AdamW(rest, lr=1e-3))
+
+
 OPTIMIZERS = {
+    "Python numbers": WithNumbers,
+    "Muon beside AdamW": muon_beside_adamw,
+    "Rprop": lambda groups: torch.optim.Rprop(groups, lr=1e-3),
+    "ASGD": lambda groups: torch.optim.ASGD(groups, lr=1e-2),
+    "Adamax": lambda groups: torch.optim.Adamax(groups, lr=1e-3),
     "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1),
     "SGD with momentum": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9),
     "Adam, amsgrad": lambda groups: torch.optim.Adam(groups, lr=1e-3, amsgrad=True),
@@ -119,6 +171,152 @@ def test_with_any_optimizer_it_resumes_bit_identical(name, parameters, data, tmp
     for _ in train(resumed, data, max_steps=6, max_grad_norm=1.0):
         pass
     assert fingerprint(resumed) == fingerprint(state)
+    numbers = snapshot.state_values(state)["numbers"]
+    assert bool(numbers) == (name == "Python numbers")
+    assert snapshot.state_values(resumed)["numbers"] == numbers
+
+
+def test_a_parameter_that_never_has_a_gradient_has_no_moments(data, tmp_path):
+    """An encoder that text does not reach, an expert that is never chosen, something added."""
+
+    def new_state():
+        model = tiny_gpt2()
+        model.added = torch.nn.Linear(3, 3)
+        return TrainState.create(model, build_optimizer(model), precision=FP32)
+
+    state = new_state()
+    for _ in steps(state, data, 1):
+        pass
+    assert not any("added" in name for name in snapshot.optimizer_tensors(state))
+    path = save_checkpoint(tmp_path, state)
+    resumed = new_state()
+    load_checkpoint(path, resumed)
+    assert fingerprint(resumed) == fingerprint(state)
+
+
+class Plain(torch.nn.Module):
+    """Not of transformers: embedding and head, tied."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(257, 8), torch.nn.Linear(8, 257, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, input_ids, **_):
+        self.seen += self.training
+        return SimpleNamespace(logits=self.head(self.embed(input_ids)))
+
+
+class Adapted(torch.nn.Module):
+    """As peft does it: the model is frozen, adapters are trained, and they alone are saved."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        width = base.config.n_embd
+        self.adapter = torch.nn.Linear(width, width)
+        base.transformer.h[0].mlp.register_forward_hook(lambda _, __, x: x + self.adapter(x))
+
+    @property
+    def config(self):
+        return self.base.config
+
+    def get_input_embeddings(self):
+        return self.base.get_input_embeddings()
+
+    def get_output_embeddings(self):
+        return self.base.get_output_embeddings()
+
+    def forward(self, *arguments, **options):
+        return self.base(*arguments, **options)
+
+    def save_pretrained(self, folder, **_):
+        weights = {"weight": self.adapter.weight.detach(), "bias": self.adapter.bias.detach()}
+        save_file(weights, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text("{}")
+
+
+def adapted():
+    return Adapted(tiny_gpt2(dropout=0.1))
+
+
+def with_peft():
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_dropout=0.1, fan_in_fan_out=True)
+    return peft.get_peft_model(tiny_gpt2(), settings)
+
+
+def compiled():
+    return torch.compile(tiny_gpt2(dropout=0.1), backend="eager")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft
+@pytest.mark.parametrize("make", [Plain, adapted, with_peft, compiled])
+def test_a_model_that_is_not_one_of_transformers_resumes_bit_identical(make, data, tmp_path):
+    """What is trained is saved; the frozen model under an adapter is not."""
+
+    def new_state(seed):
+        torch.manual_seed(seed)
+        model = make()
+        return TrainState.create(model, build_optimizer(model, learning_rate=1e-2), precision=FP32)
+
+    state = new_state(0)
+    for _ in train(state, data, max_steps=6):
+        if state.step == 3:
+            save_checkpoint(tmp_path, state)
+    path, reasons = find_checkpoint(tmp_path)
+    assert path and not reasons
+    saved = load_file(path / "trained.safetensors")
+    assert {n for n, p in state.model.named_parameters() if p.requires_grad} <= saved.keys()
+    assert not {n for n, p in state.model.named_parameters() if not p.requires_grad} & saved.keys()
+    resumed = new_state(1)
+    load_checkpoint(path, resumed)
+    for _ in train(resumed, data, max_steps=6):
+        pass
+    assert fingerprint(resumed) == fingerprint(state)
+    with pytest.raises(CheckpointError, match="it holds the moments of other parameters"):
+        load_checkpoint(path, make_state())
+
+
+def first(state):
+    return state.optimizer.state[state.optimizer.param_groups[0]["params"][0]]
+
+
+UNHOLDABLE = {
+    "a list": (
+        lambda s: first(s).update(history=[1]),
+        "holds history/transformer.wte.weight, a list",
+    ),
+    "a sparse tensor": (
+        lambda s: first(s).update(exp_avg=torch.zeros(2, 2).to_sparse()),
+        "holds exp_avg/transformer.wte.weight, a Tensor",
+    ),
+    "a tensor as an option": (
+        lambda s: s.optimizer.param_groups[0].update(lr=torch.tensor(0.1)),
+        "AdamW holds lr of a group, a Tensor",
+    ),
+    "an optimizer of another model": (
+        lambda s: setattr(s, "model", tiny_gpt2()),
+        "the optimizer's parameters are not those of the model, transformer.wte.weight",
+    ),
+    "parameters without names": (
+        lambda s: s.optimizer.param_groups[0].pop("param_names"),
+        "the optimizer's groups name no parameters",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNHOLDABLE)
+def test_what_could_not_be_loaded_again_is_refused_when_it_is_saved(case, data, tmp_path):
+    change, message = UNHOLDABLE[case]
+    state = make_state(overflow=False)
+    for _ in steps(state, data, 1):
+        pass
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        save_checkpoint(tmp_path, state)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_moments_that_do_not_fit_are_named(data):
@@ -129,11 +327,16 @@ def test_moments_that_do_not_fit_are_named(data):
     weights = {name: w.clone() for name, w in state.model.state_dict().items()}
     name = "exp_avg/transformer.h.0.ln_1.bias"
     wrong = {
-        f"missing or extra: {name}": {k: v for k, v in moments.items() if k != name},
-        "missing or extra: exp_avg/other": {**moments, "exp_avg/other": torch.zeros(2)},
-        r"is \(32, 32\) torch.float32, not \(32,\)": {**moments, name: torch.zeros(32, 32)},
-        r"is \(31,\) torch.float32": {**moments, name: torch.zeros(31)},
-        r"is \(32,\) torch.int64": {**moments, name: torch.zeros(32, dtype=torch.int64)},
+        rf"{name}: none, not \(32,\) torch.float32": {
+            k: v for k, v in moments.items() if k != name
+        },
+        r"exp_avg/other: \(2,\) torch.float32, not none": {
+            **moments,
+            "exp_avg/other": torch.zeros(2),
+        },
+        r"\(32, 32\) torch.float32, not \(32,\)": {**moments, name: torch.zeros(32, 32)},
+        r"\(31,\) torch.float32": {**moments, name: torch.zeros(31)},
+        r"\(32,\) torch.int64": {**moments, name: torch.zeros(32, dtype=torch.int64)},
     }
     for message, others in wrong.items():
         with pytest.raises(ValueError, match=message):
