@@ -170,11 +170,11 @@ def _read_model(path: Path, model: Any) -> dict[str, torch.Tensor]:
         raise ValueError(f"it holds a model of transformers, not a {type(model).__name__}")
     # The file that was verified, whatever config.json names. By from_pretrained: for some models
     # transformers renames tensors between file and memory.
-    tensors = load_file(path / "model.safetensors")
+    file = path / "model.safetensors"
     loaded: Any = type(model).from_pretrained(
         None,
         config=model.config,
-        state_dict=dict(tensors),
+        state_dict=load_file(file),
         dtype=model.dtype,
         output_loading_info=True,
     )
@@ -183,9 +183,24 @@ def _read_model(path: Path, model: Any) -> dict[str, torch.Tensor]:
     lost = sorted((info["missing_keys"] & own) | (info["unexpected_keys"] - own))
     if lost:
         raise ValueError(f"tensors are missing or extra: {', '.join(lost[:5])}")
+    weights, tensors = saved.state_dict(), load_file(file)
+    _undo_zeros(weights, tensors)
     # What somebody has added to the model from_pretrained does not know.
     added = {name: tensors[name] for name in info["unexpected_keys"]}
-    return {name: t for name, t in {**saved.state_dict(), **added}.items() if name in own}
+    return {name: t for name, t in {**weights, **added}.items() if name in own}
+
+
+def _undo_zeros(weights: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Where transformers has set to zero what it had read, as Youtu's padding row, put it back.
+
+    A tensor that differs in another way was transposed, and is right.
+    """
+    for name in weights.keys() & tensors.keys():
+        loaded, read = weights[name], tensors[name]
+        if loaded.shape == read.shape and not torch.equal(loaded, read):
+            put_back = torch.where(loaded == 0, read, loaded)
+            if torch.equal(put_back, read):
+                loaded.copy_(read)
 
 
 def check_space(output_dir: Path, state: TrainState, *, checkpoints: int = 1) -> None:

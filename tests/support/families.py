@@ -60,6 +60,10 @@ for number, names in {
 # What some types want besides.
 ODD = {
     "axk1": {"head_dim": 8},
+    "deepseek_v3": {"head_dim": 8},
+    "dots3_note": {"adapter_in_dim": 32},
+    "longcat_flash": {"head_dim": 8},
+    "youtu": {"head_dim": 8},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gemma4_unified_assistant": {"num_kv_shared_layers": 0},
     "blt": {"encoder_hash_byte_group_vocab": 257},
