@@ -59,7 +59,8 @@ def write_by(save: Callable[..., object], folder: Path, **options: Any) -> None:
     except Exception as error:  # tokenizers knows no other
         raise _os_error(folder, error) from error
     for path in folder.iterdir():
-        _give_usual_mode(path)
+        if path.is_file():
+            _give_usual_mode(path)
 
 
 def settle(path: Path) -> None:

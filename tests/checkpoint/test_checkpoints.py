@@ -299,6 +299,50 @@ def test_a_model_that_is_not_one_of_transformers_resumes_bit_identical(make, dat
         load_checkpoint(path, make_state())
 
 
+class LowRank(torch.nn.Module):
+    """As in examples/lora.py: a layer that is frozen, and what is added to it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        n_in, n_out = layer.weight.shape
+        self.layer, self.down = layer, torch.nn.Parameter(torch.randn(n_in, 4) / 4)
+        self.up = torch.nn.Parameter(torch.zeros(4, n_out))
+
+    def forward(self, x):
+        return self.layer(x) + x @ self.down @ self.up
+
+
+def test_with_layers_put_in_the_place_of_others_it_resumes_bit_identical(data, tmp_path):
+    def new_state(seed):
+        model = tiny_gpt2(seed=seed, dropout=0.1).requires_grad_(False)
+        for block in model.transformer.h:
+            block.attn.c_attn = LowRank(block.attn.c_attn)
+        return TrainState.create(model, build_optimizer(model, learning_rate=1e-2), precision=FP32)
+
+    state = new_state(0)
+    for _ in train(state, data, max_steps=6):
+        if state.step == 3:
+            path = save_checkpoint(tmp_path, state)
+    resumed = new_state(1)
+    load_checkpoint(path, resumed)
+    for _ in train(resumed, data, max_steps=6):
+        pass
+    assert fingerprint(resumed) == fingerprint(state)
+
+
+def test_a_model_that_saves_folders_is_refused(data, tmp_path):
+    """As peft does for adapters of another name than `default`."""
+    model = adapted()
+    original = model.save_pretrained
+    model.save_pretrained = lambda folder, **_: original((folder / "mine").mkdir() or folder)
+    state = TrainState.create(model, build_optimizer(model), precision=FP32)
+    with pytest.raises(
+        ValueError, match="Adapted saves folders, mine, which a checkpoint does not"
+    ):
+        save_checkpoint(tmp_path, state)
+    assert list(tmp_path.iterdir()) == []
+
+
 def first(state):
     return state.optimizer.state[state.optimizer.param_groups[0]["params"][0]]
 
