@@ -61,7 +61,6 @@ for number, names in {
 ODD = {
     "axk1": {"head_dim": 8},
     "deepseek_v3": {"head_dim": 8},
-    "dots3_note": {"adapter_in_dim": 32},
     "longcat_flash": {"head_dim": 8},
     "youtu": {"head_dim": 8},
     "gemma3n_text": {"num_kv_shared_layers": 0},
