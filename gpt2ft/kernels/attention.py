@@ -30,8 +30,8 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """The `sdpa` attention of transformers, by plain products where they are faster on a CPU.
 
-    query `(B, H, T, D)`, key and value `(B, H or fewer, S, D)`; returns `(B, T, H, D)`. On another
-    device, to which the model was moved, it is that of transformers.
+    query `(B, H, T, D)`, key `(B, H or fewer, S, D)`, value `(B, H or fewer, S, E)`; returns
+    `(B, T, H, E)`. On another device, to which the model was moved, it is that of transformers.
     """
     length = query.shape[2]
     plain = query.is_cpu and all(kwargs.get(name) is None for name in UNSUPPORTED)
@@ -59,7 +59,7 @@ def attention(
 def _attention_of_one(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """Of one token `(B, H, 1, D)`, scaled already, to all those before it; returns the same shape.
+    """Of one token `(B, H, 1, D)`, scaled already, to all those before it; returns `(B, H, 1, E)`.
 
     The heads that share keys are the columns of one product.
     """
@@ -68,7 +68,7 @@ def _attention_of_one(
     if mask is not None:
         heads = mask.shape[1]
         scores += _added(mask, query) if heads == 1 else _added(mask, query).view_as(scores)
-    return (scores.softmax(-1) @ value).view_as(query)
+    return (scores.softmax(-1) @ value).view(*query.shape[:-1], value.shape[-1])
 
 
 class _Attention(torch.autograd.Function):
@@ -89,7 +89,8 @@ class _Attention(torch.autograd.Function):
     ) -> torch.Tensor:
         added = _added(mask, query)
         seed = draw_seed() if p else 0
-        out = torch.empty_like(query)
+        batch, n_heads, length, _ = query.shape
+        out = value.new_empty(batch, length, n_heads, value.shape[-1]).transpose(1, 2)
         for number, (rows, seen, heads) in enumerate(_blocks(query, added)):
             mine = query[:, heads, rows]
             weights = _weights(mine, key[:, heads, seen], added[..., rows, seen])

@@ -252,15 +252,17 @@ MASKS = {
 
 @pytest.mark.parametrize("length", [2, 33, 512, 513])
 @pytest.mark.parametrize("mask", MASKS)
-def test_attention_is_that_of_torch(mask, length):
-    """On short rows by products, on longer ones by torch itself."""
+@pytest.mark.parametrize("values", [8, 5])
+def test_attention_is_that_of_torch(values, mask, length):
+    """On short rows by products, on longer ones by torch itself; DeepSeek's values are narrower."""
     torch.manual_seed(0)
     module = torch.nn.Module()
-    inputs = [torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3)]
+    widths = (8, 8, values)
+    inputs = [torch.randn(2, 3, length, n, requires_grad=True) for n in widths]
     results = []
     for function in (attention.attention, SDPA):
         out, _ = function(module, *inputs, MASKS[mask](length), scaling=0.3)
-        assert out.shape == (2, length, 3, 8)
+        assert out.shape == (2, length, 3, values)
         rows = slice(2, None) if mask == "bool" else slice(None)  # row 1 may see only itself
         results.append([out[:, rows], *torch.autograd.grad(out[:, rows].square().sum(), inputs)])
     for ours, theirs in zip(*results, strict=True):
@@ -349,11 +351,13 @@ def test_keys_that_nobody_sees_are_left_out():
 
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (4, 1)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_of_one_token_in_bf16(heads, masked):
+@pytest.mark.parametrize("values", [16, 12])
+def test_attention_of_one_token_in_bf16(values, heads, masked):
     """As near to the truth as torch's own."""
     torch.manual_seed(0)
     n_heads, n_keys = heads
-    inputs = [torch.randn(3, h, t, 16) for h, t in ((n_heads, 1), (n_keys, 40), (n_keys, 40))]
+    sizes = ((n_heads, 1, 16), (n_keys, 40, 16), (n_keys, 40, values))
+    inputs = [torch.randn(3, *size) for size in sizes]
     mask = torch.rand(3, 1, 1, 40) > 0.3 if masked else None
     module = torch.nn.Module()
     module.num_key_value_groups = n_heads // n_keys
