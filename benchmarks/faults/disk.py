@@ -18,11 +18,11 @@ from pathlib import Path
 from gpt2ft.system import durable
 
 OPERATIONS = (
-    *("write", "append", "write_tensors", "write_by", "settle", "sync_folder"),
+    *("write", "append", "write_tensors", "write_by", "sync_file", "sync_folder"),
     *("rename", "delete", "create_folder", "temporary_folder"),
 )
 WRITES = ("write", "append", "write_tensors", "write_by")
-NEED_SPACE = (*WRITES, "settle", "create_folder", "temporary_folder")
+NEED_SPACE = (*WRITES, "sync_file", "create_folder", "temporary_folder")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -90,7 +90,7 @@ class Record:
     """What a run does to the disk below `root`, in order.
 
     `effects` are ("link", path, file), ("unlink", path), ("rename", path, path),
-    ("content", file, bytes), ("settle", file) and ("sync", folder); a file is a number, None for a
+    ("content", file, bytes), ("sync_file", file) and ("sync", folder); a file is a number, None for a
     folder. `points` are (effects so far, name of the operation about to come, steps committed).
     What happens to the disk between operations is an error: then this would prove nothing.
     """
@@ -108,8 +108,8 @@ class Record:
         after = self._last = self._seen()
         if name == "sync_folder":
             self.effects.append(("sync", Path(arguments[0])))
-        elif name == "settle":
-            self.effects.append(("settle", self._names[Path(arguments[0])]))
+        elif name == "sync_file":
+            self.effects.append(("sync_file", self._names[Path(arguments[0])]))
         elif name == "rename":
             self._rename(*map(Path, arguments))
         else:
@@ -161,7 +161,7 @@ def after_power_loss(effects, keeps, tear):
     for number, (kind, *what) in enumerate(effects):
         if kind == "content":
             now[what[0]] = what[1]
-        elif kind == "settle":
+        elif kind == "sync_file":
             settled[what[0]] = now[what[0]]
         elif kind != "sync":
             paths = [path for path in what if isinstance(path, Path)]

@@ -29,13 +29,13 @@ class CheckpointError(RuntimeError):
 
 
 def write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
-    """Settle every file of the folder, record them, and settle the record.
+    """Bring every file of the folder to the disk, record them, and bring the record there.
 
     `run` is what else to note. The folder's names are synced last: then all of it lasts.
     """
     paths = sorted(folder.iterdir())
     for path in paths:
-        durable.settle(path)
+        durable.sync_file(path)
     manifest = {
         "format": FORMAT,
         "step": step,
@@ -50,12 +50,12 @@ def write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
             for path, digest in zip(paths, _hashes(paths, reread=True), strict=True)
         },
     }
-    durable.write(folder / MANIFEST, json.dumps(sealed(manifest), indent=1).encode())
-    durable.settle(folder / MANIFEST)
+    durable.write(folder / MANIFEST, json.dumps(with_sha256(manifest), indent=1).encode())
+    durable.sync_file(folder / MANIFEST)
     durable.sync_folder(folder)
 
 
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def with_sha256(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest with a hash of all that is in it, by which damage in itself is found."""
     content = {name: value for name, value in manifest.items() if name != "sha256"}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -82,7 +82,7 @@ def verify_checkpoint(path: Path, *, reread: bool = True) -> dict[str, Any]:
                 f"--model_name_or_path {path}"
             )
         raise CheckpointError(f"{path} has format {number}, this version reads {FORMAT}{advice}")
-    if sealed(manifest) != manifest:
+    if with_sha256(manifest) != manifest:
         raise CheckpointError(f"{path / MANIFEST} is damaged, its sha256 is not the one recorded")
     files = manifest.get("files")
     if not isinstance(files, dict) or not (files.keys() >= set(MODEL_FILES) or TRAINED in files):

@@ -25,7 +25,7 @@ from ..generation.text import (
     encode_prompt,
     extend,
     generate,
-    outgrown,
+    window_note,
 )
 from ..system.terminal import error_line, printable
 from .columns import bars, side_by_side
@@ -281,7 +281,7 @@ class Conversation:
             self._texts.pop()
             self._seconds.pop()
             raise
-        if not self._noted_window and (note := outgrown(model.model, text)):
+        if not self._noted_window and (note := window_note(model.model, text)):
             self._noted_window = True
             self.write(f"\n({note})")
 

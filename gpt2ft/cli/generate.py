@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..config import GenerateConfig
 from ..generation.ready_model import ReadyModel, load_ready
-from ..generation.text import Continuation, begin, extend, generate, outgrown
+from ..generation.text import Continuation, begin, extend, generate, window_note
 from ..precision import resolve_device, resolve_precision
 from ..system.terminal import bar, printable
 from .chat import Conversation, interact
@@ -35,7 +35,7 @@ def continue_texts(config: GenerateConfig, name: str, prompts: Sequence[Prompt])
     at_once = config.json or config.prompt_file or config.num_return_sequences > 1
     noted = False
     for text in (_in_batches if at_once else _as_they_come)(config, model, prompts, write):
-        note = outgrown(model.model, text)
+        note = window_note(model.model, text)
         if note and not noted:
             print(f"gpt2ft: {note}", file=sys.stderr)
         noted = noted or bool(note)

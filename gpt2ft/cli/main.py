@@ -28,7 +28,7 @@ from ..run import recipe as recipes
 from ..settings import names_where
 from ..system.hub import HubUnavailableError, go_offline_if_unreachable
 from ..system.signals import Stop, Stopped, listening
-from ..system.terminal import discard_output, error_line, printable, say
+from ..system.terminal import discard_output, error_line, print_line, printable
 from .flags import USAGE_ERROR, Parser, add_flags, as_switches
 from .process import set_up_process, wait_without_spinning
 from .prompts import Prompt, read_prompts
@@ -162,9 +162,9 @@ def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
             if names_where(TrainConfig, "rules_out_fallback") & given.keys() or "config" in given:
                 raise
             config = _train_config({**given, "config": recipes.FALLBACK_RECIPE})
-            say(f"gpt2ft: {error}")
+            print_line(f"gpt2ft: {error}")
             recipe, folder = recipes.FALLBACK_RECIPE, config.output_dir
-            say(f"gpt2ft: running the recipe {recipe} instead, into {folder}")
+            print_line(f"gpt2ft: running the recipe {recipe} instead, into {folder}")
             return command(config)
 
 
@@ -271,7 +271,7 @@ def _guarded(command: Callable[[], int], *, debug: bool) -> int:
                 stream.reconfigure(encoding="utf-8", errors="replace")
         return command()
     except Stopped as stopped:
-        say(f"{stopped}; nothing is lost, give the same command again")
+        print_line(f"{stopped}; nothing is lost, give the same command again")
         return 128 + stopped.signal
     except KeyboardInterrupt:
         print("gpt2ft: stopped", file=sys.stderr)

@@ -121,7 +121,7 @@ def extend(
     yield [writer.finish() for writer in writers]
 
 
-def outgrown(model: Any, text: Continuation) -> str:
+def window_note(model: Any, text: Continuation) -> str:
     """What to say of a text that is longer than the model's window; empty if it is not."""
     size = window(model)
     if size is None or len(text.prompt_ids) + len(text.tokens) <= size:

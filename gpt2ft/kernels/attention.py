@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from .dropout import draw_seed, dropped, kept, kept_scale
+from .dropout import apply_mask, draw_seed, dropout_mask, mask_scale
 
 SHORT_ROW = 512  # tokens up to which plain products beat the CPU's flash attention
 QUERIES_AT_ONCE = 128  # of a block
@@ -95,10 +95,10 @@ class _Attention(torch.autograd.Function):
             mine = query[:, heads, rows]
             weights = _weights(mine, key[:, heads, seen], added[..., rows, seen])
             if p:
-                weights = dropped(weights, kept(weights.shape, p, seed + number))
+                weights = apply_mask(weights, dropout_mask(weights.shape, p, seed + number))
             out[:, heads, rows] = weights @ value[:, heads, seen]
         if p:
-            out *= kept_scale(p)
+            out *= mask_scale(p)
         ctx.save_for_backward(query, key, value, added)
         ctx.dropout = p, seed
         return out
@@ -107,7 +107,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, added = ctx.saved_tensors
         p, seed = ctx.dropout
-        grad = grad * kept_scale(p) if p else grad
+        grad = grad * mask_scale(p) if p else grad
         d_query = torch.empty_like(query)
         d_key, d_value = (torch.zeros_like(x, dtype=torch.float32) for x in (key, value))
         for number, (rows, seen, heads) in enumerate(_blocks(query, added)):
@@ -115,8 +115,8 @@ class _Attention(torch.autograd.Function):
             weights = _weights(mine, key[:, heads, seen], added[..., rows, seen])
             d_weights, used = grad[:, heads, rows] @ value[:, heads, seen].mT, weights
             if p:
-                stays = kept(weights.shape, p, seed + number)
-                d_weights, used = dropped(d_weights, stays), dropped(weights, stays)
+                mask = dropout_mask(weights.shape, p, seed + number)
+                d_weights, used = apply_mask(d_weights, mask), apply_mask(weights, mask)
             d_value[:, heads, seen] += used.mT @ grad[:, heads, rows]
             d_scores = _softmax_gradient(d_weights, weights)
             d_query[:, heads, rows] = d_scores @ key[:, heads, seen]

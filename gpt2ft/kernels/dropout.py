@@ -42,7 +42,7 @@ def draw_seed() -> int:
     return int(torch.empty((), dtype=torch.int64).random_())
 
 
-def kept(shape: torch.Size, p: float, seed: int) -> torch.Tensor:
+def dropout_mask(shape: torch.Size, p: float, seed: int) -> torch.Tensor:
     """Which elements of that shape stay, chosen by the seed: int16, all bits 1, or all 0.
 
     Integers, since torch's operations on bools are slow on a CPU.
@@ -55,15 +55,15 @@ def kept(shape: torch.Size, p: float, seed: int) -> torch.Tensor:
     return bits.ge_(_level(p) - 32768).neg_()
 
 
-def dropped(x: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """x, 0 where it is not kept, and nothing scaled; see `kept_scale`."""
+def apply_mask(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """x, with zeros where the mask has them; not scaled, see `mask_scale`."""
     differentiable = torch.is_grad_enabled() and x.requires_grad  # for a second derivative
     if x.element_size() == 2 and not differentiable:
-        return x.view(torch.int16).bitwise_and(kept).view(x.dtype)
-    return x * kept.neg().to(x.dtype)
+        return x.view(torch.int16).bitwise_and(mask).view(x.dtype)
+    return x * mask.neg().to(x.dtype)
 
 
-def kept_scale(p: float) -> float:
+def mask_scale(p: float) -> float:
     """1 / share of the elements that stay."""
     return 65536 / (65536 - _level(p))
 
@@ -76,9 +76,9 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, p: float, seed: int) -> torch.Tensor:
         ctx.p, ctx.seed = p, seed
-        return dropped(x, kept(x.shape, p, seed)).mul_(kept_scale(p))
+        return apply_mask(x, dropout_mask(x.shape, p, seed)).mul_(mask_scale(p))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x = dropped(grad, kept(grad.shape, ctx.p, ctx.seed))
-        return x.mul_(kept_scale(ctx.p)), None, None
+        x = apply_mask(grad, dropout_mask(grad.shape, ctx.p, ctx.seed))
+        return x.mul_(mask_scale(ctx.p)), None, None

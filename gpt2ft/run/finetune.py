@@ -17,7 +17,7 @@ from ..loop import NonFiniteError, StepResult, step_samples, train
 from ..precision import Readback
 from ..system import durable
 from ..system.signals import Stop, Stopped
-from ..system.terminal import say
+from ..system.terminal import print_line
 from . import progress
 from .build import Run, build
 from .observe import Observation, observe, recorded_observation
@@ -60,8 +60,8 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
     record = run.record()
     if checkpoint:
         refuse_changes(checkpoint, record)
-    say(description(run))
-    say(plan(run))
+    print_line(description(run))
+    print_line(plan(run))
     durable.make_folder(output_dir)
     with locked(output_dir), stop.postponed():
         if checkpoint and checkpoint_paths(output_dir) != found:
@@ -120,21 +120,21 @@ def _carry_out(session: Session) -> int:
     if 0 < step < run.max_steps and step % (run.config.eval_steps or step + 1) == 0:
         _observation(session, step)  # a signal may have come in the midst of it
     if step >= run.max_steps:
-        say(f"all {run.max_steps} steps are done; to train further, give more --max_steps")
+        print_line(f"all {run.max_steps} steps are done; to train further, give more --max_steps")
     _train(session)
     after = _observation(session, run.max_steps)
     session.stop.check()
     checkpoints.save_finished(session.output_dir, run.state, tokenizer=run.tokenizer)
     session.log.close()
-    say()
+    print_line()
     evaluations = (before.evaluation, after.evaluation)
-    say(card(*evaluations, samples=(before.sample, after.sample)))
-    say()
+    print_line(card(*evaluations, samples=(before.sample, after.sample)))
+    print_line()
     if warned := warning(progress.read_records(session.output_dir / METRICS)):
-        say(warned)
-    say(f"saved to {session.output_dir}")
+        print_line(warned)
+    print_line(f"saved to {session.output_dir}")
     folder = shlex.quote(str(session.output_dir))
-    say(f"generate: python generate.py -i --model_name_or_path {folder}")
+    print_line(f"generate: python generate.py -i --model_name_or_path {folder}")
     return 0
 
 
@@ -161,15 +161,15 @@ def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
     checkpoints.load_checkpoint(checkpoint, run.state)
     if checkpoint.resolve().parent == output_dir.resolve():
         run.saved_step = run.state.step
-    say(f"resumed from {checkpoint}, step {run.state.step}")
+    print_line(f"resumed from {checkpoint}, step {run.state.step}")
     threads = recorded_run(checkpoint).get("config", {}).get("threads")
     if threads != run.config.threads:
-        say(
+        print_line(
             f"note: up to here the run had --threads {threads}, now it has {run.config.threads}: "
             "its last bits may differ from those of a run that was never stopped"
         )
     for path in checkpoints.set_aside_newer(output_dir, run.state.step):
-        say(f"set aside: {path}")
+        print_line(f"set aside: {path}")
 
 
 def _observation(session: Session, step: int) -> Observation:
@@ -218,7 +218,7 @@ def _on_skipped(session: Session, result: StepResult) -> None:
     if run.config.on_nonfinite == "stop" or exhausted:
         scale = f", with the gradient scale down to {scaler.get_scale():.1g}" if exhausted else ""
         raise FloatingPointError(_not_finite(session, result, scale))
-    say(f"step {result.step:>6}  update skipped, not finite: {_described(run, result)}")
+    print_line(f"step {result.step:>6}  update skipped, not finite: {_described(run, result)}")
 
 
 def _not_finite(session: Session, result: StepResult, more: str) -> str:
@@ -264,7 +264,7 @@ def _save(session: Session) -> None:
                 keep=run.config.save_total_limit,
             )
         run.saved_step = run.state.step
-        say(f"saved {path}")
+        print_line(f"saved {path}")
 
 
 def _stopped(session: Session, stopped: Stopped) -> int:
@@ -275,8 +275,8 @@ def _stopped(session: Session, stopped: Stopped) -> int:
         _save(session)
         log.close()
         folder = shlex.quote(run.config.output_dir)
-        say(f"{done}; to go on: python train.py --output_dir {folder} --resume")
+        print_line(f"{done}; to go on: python train.py --output_dir {folder} --resume")
     else:
         log.close()
-        say(f"{done}; nothing is lost, give the same command again")
+        print_line(f"{done}; nothing is lost, give the same command again")
     return 128 + stopped.signal

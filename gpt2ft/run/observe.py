@@ -11,7 +11,7 @@ from ..generation.text import begin, extend
 from ..guards import undisturbed
 from ..loop import Evaluation, evaluate
 from ..system.signals import Stop
-from ..system.terminal import bar, say
+from ..system.terminal import bar, print_line
 from . import progress
 from .build import Run
 from .summary import evaluation_line
@@ -49,7 +49,7 @@ def observe(run: Run, *, log: progress.TrainingReport, stop: Stop) -> Observatio
         sample = _sample(run, stop)
     record: dict[str, Any] = {"step": run.state.step, "sample": sample}
     if evaluation:
-        say(f"step {run.state.step:>6}  held-out {evaluation_line(evaluation)}")
+        print_line(f"step {run.state.step:>6}  held-out {evaluation_line(evaluation)}")
         record |= {
             "eval_loss": evaluation.loss,
             "eval_perplexity": evaluation.perplexity,

@@ -20,7 +20,7 @@ from ..checkpoint.folders import (
 )
 from ..checkpoint.manifest import MODEL_FILES, verify_checkpoint
 from ..config import TrainConfig
-from ..system.terminal import say
+from ..system.terminal import print_line
 from .recipe import HEADER, SETTINGS_FILE, changed_settings
 
 
@@ -43,7 +43,7 @@ def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
         return named
     path, reasons = find_checkpoint(output_dir)
     for reason in reasons:
-        say(f"passed over: {reason}")
+        print_line(f"passed over: {reason}")
     if path is None:
         raise ValueError(
             f"--resume found no checkpoint in {output_dir.resolve()}: to start the run, leave out "

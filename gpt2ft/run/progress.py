@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..loop import StepResult, TrainState
 from ..system import durable
-from ..system.terminal import bar, say
+from ..system.terminal import bar, print_line
 
 SECONDS_BETWEEN_REFRESHES = 0.5
 
@@ -83,7 +83,7 @@ class TrainingReport:
         skipped = sum(record["skipped"] for record in self._window)
         last = self._window[-1]
         left = (self._max_steps - state.step) * self._seconds() / len(self._window)
-        say(
+        print_line(
             f"step {state.step:>6}/{self._max_steps}  loss {mean:.4f}  "
             f"lr {last['learning_rate']:.2e}  grad_norm {last['grad_norm']:.2f}  "
             f"{self._tokens_per_second(state):,.0f} tok/s  {tqdm.format_interval(left)} left"

@@ -13,7 +13,7 @@ from ..checkpoint import checkpoints, snapshot
 from ..checkpoint.folders import find_checkpoint
 from ..config import TrainConfig
 from ..loop import train
-from ..system.terminal import bar, say
+from ..system.terminal import bar, print_line
 from .build import Run, build
 from .summary import description
 
@@ -29,16 +29,18 @@ def verify_resume(config: TrainConfig, *, steps: int = 3) -> int:
     """
     config.validate()
     run = build(config)
-    say(description(run))
+    print_line(description(run))
     if 2 * steps > run.max_steps:
         raise ValueError(
             f"--steps {steps} needs a run of {2 * steps} steps, this one has {run.max_steps}: add "
             f"--max_steps {2 * steps}"
         )
-    say(f"steps 1 to {2 * steps} without a stop")
+    print_line(f"steps 1 to {2 * steps} without a stop")
     straight = _trained(run, 2 * steps)
     del run  # before the next is built: two may be more than fits
-    say(f"steps 1 to {steps}, a checkpoint, and resumed from it, steps {steps + 1} to {2 * steps}")
+    print_line(
+        f"steps 1 to {steps}, a checkpoint, and resumed from it, steps {steps + 1} to {2 * steps}"
+    )
     with tempfile.TemporaryDirectory(prefix="gpt2ft-verify-") as folder:
         run = build(config)
         _trained(run, steps)
@@ -51,11 +53,11 @@ def verify_resume(config: TrainConfig, *, steps: int = 3) -> int:
     resumed = _trained(run, 2 * steps)
     where = f"{run.state.precision.name} on {run.state.precision.device}"
     if _compared(straight, resumed):
-        say(f"resuming is exact with {where}, torch {torch.__version__}")
+        print_line(f"resuming is exact with {where}, torch {torch.__version__}")
         return 0
-    say(f"resuming is NOT exact with {where}, torch {torch.__version__}")
+    print_line(f"resuming is NOT exact with {where}, torch {torch.__version__}")
     if _trained(build(config), 2 * steps) != straight:
-        say(
+        print_line(
             "two runs that are never stopped differ as well: this device's sums have no fixed order"
         )
     return 1
@@ -92,5 +94,5 @@ def _compared(straight: Digests, resumed: Digests) -> bool:
         differ = [name for name in names if expected.get(name) != resumed[part].get(name)]
         digest = hashlib.sha256(json.dumps(resumed[part], sort_keys=True).encode()).hexdigest()
         verdict = f"{len(differ)} differ: {', '.join(differ[:5])}" if differ else "equal"
-        say(f"{part:<14}{len(names):>5} values  sha256 {digest[:16]}  {verdict}")
+        print_line(f"{part:<14}{len(names):>5} values  sha256 {digest[:16]}  {verdict}")
     return straight == resumed

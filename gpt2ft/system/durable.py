@@ -24,7 +24,7 @@ HASH_BYTES = 1 << 20
 
 
 def write(path: Path, data: bytes) -> None:
-    """Create a file, exclusively, with that content; `settle` makes it last."""
+    """Create a file, exclusively, with that content; `sync_file` makes it last."""
     with _errors_name(path), open(path, "xb") as file:
         file.write(data)
 
@@ -63,7 +63,7 @@ def write_by(save: Callable[..., object], folder: Path, **options: Any) -> None:
             _give_usual_mode(path)
 
 
-def settle(path: Path) -> None:
+def sync_file(path: Path) -> None:
     """Bring a file's content to the disk for good."""
     with _errors_name(path), open(path, "rb+") as file:
         os.fsync(file.fileno())
@@ -121,7 +121,7 @@ def replace(path: Path, data: bytes) -> None:
     new = path.with_name(f".{path.name}.new")
     delete(new)
     write(new, data)
-    settle(new)
+    sync_file(new)
     rename(new, path)
     sync_folder(path.parent)
 

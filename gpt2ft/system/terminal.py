@@ -22,7 +22,7 @@ def printable(text: str) -> str:
     return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def say(text: str = "") -> None:
+def print_line(text: str = "") -> None:
     """Lines on standard output, above the progress bar if there is one.
 
     If they cannot be written any more (`| head`, a terminal that was closed, a full disk), they go

@@ -25,7 +25,7 @@ from gpt2ft import (
 )
 from gpt2ft.checkpoint import checkpoints, snapshot
 from gpt2ft.checkpoint.folders import checkpoint_folders, is_finished
-from gpt2ft.checkpoint.manifest import CheckpointError, sealed, verify_checkpoint
+from gpt2ft.checkpoint.manifest import CheckpointError, verify_checkpoint, with_sha256
 from gpt2ft.loop import step_samples
 from gpt2ft.optim import parameter_groups
 from gpt2ft.precision import Precision
@@ -578,7 +578,7 @@ def test_links_other_names_and_outside_files_are_no_checkpoints(saved):
     assert len(reasons) == 1 and "checkpoint-99 is a symbolic link" in reasons[0]
     manifest = json.loads((folder / "checkpoint-9/manifest.json").read_text())
     manifest["files"]["../checkpoint-6/state.json"] = {"size": 1, "sha256": ""}
-    (folder / "checkpoint-9/manifest.json").write_text(json.dumps(sealed(manifest)))
+    (folder / "checkpoint-9/manifest.json").write_text(json.dumps(with_sha256(manifest)))
     with pytest.raises(CheckpointError, match=r"\.\./checkpoint-6/state\.json"):
         verify_checkpoint(folder / "checkpoint-9")
 
@@ -647,7 +647,9 @@ def test_a_crash_while_a_step_is_saved_again_leaves_its_checkpoint(damaged, save
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-6", "checkpoint-9"]
 
 
-@pytest.mark.parametrize("operation", ["write", "write_tensors", "settle", "sync_folder", "rename"])
+@pytest.mark.parametrize(
+    "operation", ["write", "write_tensors", "sync_file", "sync_folder", "rename"]
+)
 def test_when_the_disk_fails_the_older_checkpoints_stay(operation, saved, monkeypatch):
     folder, state = saved
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpt2ft import Continuation, generate, stream
 from gpt2ft.generation.sampling import generate_tokens
-from gpt2ft.generation.text import TextDecoder, _Writer, encode_prompt, outgrown
+from gpt2ft.generation.text import TextDecoder, _Writer, encode_prompt, window_note
 from tests.support.settings import with_settings
 from tests.support.tiny import byte_tokenizer
 
@@ -176,9 +176,9 @@ def test_nothing_of_a_stop_string_is_ever_shown(text, stops):
 def test_a_text_past_the_window_is_said_to_be(make_model, tokenizer):
     model = make_model(n_positions=1024).eval()
     (text,) = generate(model, tokenizer, "a" * 1000, seed=1, max_new_tokens=60)
-    assert outgrown(model, text) == (
+    assert window_note(model, text) == (
         "the text is longer than the model's window of 1,024 tokens, from there on it sees the "
         "newest 512 to 1,024"
     )
     (text,) = generate(model, tokenizer, "a" * 1000, seed=1, max_new_tokens=24)
-    assert len(text.tokens) == 24 and outgrown(model, text) == ""
+    assert len(text.tokens) == 24 and window_note(model, text) == ""

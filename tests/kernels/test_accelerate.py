@@ -206,16 +206,18 @@ def test_where_nothing_can_be_packed_layers_stay(model, monkeypatch):
 def test_dropout_keeps_the_share_it_should(p):
     """Of each of the four elements that share a random number; and scales by what it keeps."""
     n = 4_000_004
-    kept = dropout.kept(torch.Size([n]), p, 7) != 0
+    kept = dropout.dropout_mask(torch.Size([n]), p, 7) != 0
     level = round(p * 65536) / 65536
-    assert dropout.kept_scale(p) == 1 / (1 - level)
+    assert dropout.mask_scale(p) == 1 / (1 - level)
     for lane in range(4):
         share = kept[lane::4].double().mean().item()
         deviation = (level * (1 - level) / (n / 4)) ** 0.5
         assert abs(share - (1 - level)) < 5 * deviation
     both = (kept[::4] & kept[1::4]).double().mean()
     assert abs(both - (1 - level) ** 2) < 5 * ((1 - level) ** 2 / (n / 4)) ** 0.5
-    assert (dropout.kept(torch.Size([n]), p, 8) != dropout.kept(torch.Size([n]), p, 7)).any()
+    assert (
+        dropout.dropout_mask(torch.Size([n]), p, 8) != dropout.dropout_mask(torch.Size([n]), p, 7)
+    ).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -282,7 +284,7 @@ def test_attention_with_dropout(length, monkeypatch):
         rows, seen, heads = next(mine)
         return -kept[:, heads, rows, seen].to(torch.int16)
 
-    monkeypatch.setattr(attention, "kept", of_block)
+    monkeypatch.setattr(attention, "dropout_mask", of_block)
     out, _ = attention.attention(torch.nn.Module(), q, k, v, None, dropout=0.25)
     scores = (q @ k.mT / 8**0.5).masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
     expected = ((scores.softmax(-1) * kept / 0.75) @ v).transpose(1, 2)

@@ -34,7 +34,7 @@ def test_stopped_at_every_operation_no_run_is_lost(ours):
     operations, expected = ours
     stops = list(trials.stops(operations))
     assert len(operations) > 50 and len(stops) > 70
-    assert {"rename", "delete", "settle", "write_by"} < set(operations)
+    assert {"rename", "delete", "sync_file", "write_by"} < set(operations)
     assert trials.outcomes("ours", stops, expected) == {"": len(stops)}
 
 
@@ -97,7 +97,7 @@ def test_no_power_failure_takes_a_step_that_is_saved_again(history):
     assert {trials.lost(protocols.TWICE, record, state, history) for state in states} == {""}
 
 
-@pytest.mark.parametrize("left_out", ["settle", "sync_folder"])
+@pytest.mark.parametrize("left_out", ["sync_file", "sync_folder"])
 def test_without_either_sync_a_power_failure_takes_a_run(left_out, history):
     """Else the test above would prove nothing."""
     record = trials.recorded("ours", without=left_out)
@@ -132,7 +132,7 @@ def test_an_error_of_the_disk_says_where(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(durable.os, "fsync", fail)
-    for call in (durable.settle, durable.sync_folder):
+    for call in (durable.sync_file, durable.sync_folder):
         with pytest.raises(OSError, match=f"Input/output error: '{path}'"):
             call(path)
     with pytest.raises(OSError, match=f"{path}/x cannot be written") as caught:

@@ -81,8 +81,8 @@ def test_a_text_may_come_in_pieces(pieces):
 def test_saying_things_to_nobody_does_not_end_a_run():
     """`train.py | head -1`: the reader goes, the run goes on."""
     code = (
-        "import sys, time; from gpt2ft.system.terminal import say\n"
-        "for i in range(50): say('x' * 9999); time.sleep(0.01)\n"
+        "import sys, time; from gpt2ft.system.terminal import print_line\n"
+        "for i in range(50): print_line('x' * 9999); time.sleep(0.01)\n"
         "print('done', file=sys.stderr)"
     )
     with subprocess.Popen(

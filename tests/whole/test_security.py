@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 
 import gpt2ft
 from gpt2ft.checkpoint import checkpoints
-from gpt2ft.checkpoint.manifest import CheckpointError, read_json, sealed, verify_checkpoint
+from gpt2ft.checkpoint.manifest import CheckpointError, read_json, verify_checkpoint, with_sha256
 from gpt2ft.cli import main as cli
 from gpt2ft.data.corpus import load_corpus
 from gpt2ft.models import loading as modeling
@@ -451,7 +451,7 @@ def in_manifest(checkpoint, name, **entry):
         data = (checkpoint / name).read_bytes()
         entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest["files"][name] = entry
-    path.write_text(json.dumps(sealed(manifest)))
+    path.write_text(json.dumps(with_sha256(manifest)))
 
 
 def resumed(folder):
