@@ -30,7 +30,7 @@ from ..system.hub import HubUnavailableError, go_offline_if_unreachable
 from ..system.signals import Stop, Stopped, listening
 from ..system.terminal import discard_output, error_line, print_line, printable
 from .flags import USAGE_ERROR, Parser, add_flags, as_switches
-from .process import set_up_process, wait_without_spinning
+from .process import set_up_process, spin_briefly
 from .prompts import Prompt, read_prompts
 
 FAILED = 1
@@ -147,7 +147,7 @@ def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
             f"this was started as one of {os.environ['WORLD_SIZE']} processes, but a run is one "
             "process today: start it without torchrun, as python train.py"
         )
-    wait_without_spinning()
+    spin_briefly()
     with listening() as stop:
         config = _train_config(given)
         dataset = None if config.dataset_name == BUILT_IN_TEXT else config.dataset_name
@@ -228,7 +228,7 @@ def _generate(given: dict[str, Any]) -> int:
     prompts = [Prompt(text) for text in config.prompt]
     prompts += read_prompts(config.prompt_file) if config.prompt_file else []
     _ask_hub_once([name, config.tokenizer_name])
-    wait_without_spinning()
+    spin_briefly()
     with listening() as stop, stop.postponed():  # as for training
         from .generate import continue_texts
 

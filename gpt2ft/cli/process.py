@@ -6,15 +6,19 @@ import os
 
 from ..system.terminal import silence_libraries
 
+SPINS = "10000"
 
-def wait_without_spinning() -> None:
-    """Have threads that wait for each other sleep, unless the environment says how to wait.
 
-    To be called before torch is loaded. By default they spin, which on a machine that does
-    something else too takes the processor from the thread that is waited for.
+def spin_briefly() -> None:
+    """Have threads that wait for each other spin for a moment, then sleep.
+
+    To be called before torch is loaded; what the environment says goes first. By default libgomp,
+    by which torch computes on Linux, spins thirty times as long. On a machine that does
+    something else too, that takes the processor from the thread that is waited for. See
+    `benchmarks/spinning.py`.
     """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def set_up_process(device: str, threads: int | None) -> None:

@@ -22,7 +22,7 @@ from gpt2ft.cli import main as cli
 from gpt2ft.cli.flags import as_switches, trainer_flags
 from gpt2ft.cli.generate import JSON_FIELDS
 from gpt2ft.cli.main import UsageError, main, make_parser, newest_finished_run
-from gpt2ft.cli.process import wait_without_spinning
+from gpt2ft.cli.process import spin_briefly
 from gpt2ft.config import TrainConfig
 from gpt2ft.optim import lr_at
 from gpt2ft.settings import alternatives, names_where
@@ -191,15 +191,19 @@ def test_switches_as_the_trainer_is_given_them(flags, expected):
     assert given.pop("command") is cli._train and given == expected
 
 
-def test_threads_sleep_while_they_wait_unless_somebody_chose(monkeypatch):
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+def test_threads_spin_briefly_unless_somebody_chose(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    wait_without_spinning()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    spin_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    spin_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    wait_without_spinning()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    spin_briefly()
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_the_number_of_threads_is_set_and_kept_when_resuming(model_folder, tmp_path):

@@ -1,12 +1,12 @@
-"""What it costs, and gains, that threads sleep while they wait for each other.
+"""What it costs, and gains, that threads which wait for each other soon sleep.
 
-    python benchmarks/wait_policy.py
-    python benchmarks/wait_policy.py --busy
+    python benchmarks/spinning.py
+    python benchmarks/spinning.py --busy
 
 With `--busy` another process computes on one core, as on a laptop that does something else too.
-Each block is a `train.py` of its own, in ABBA order: A spins as often as libgomp does by default, B
-sleeps, as `train.py` has it unless the environment says otherwise. Printed are the tokens a second
-that the runs show, of `gpt2-mini` and of GPT-2 124M with new weights.
+Each block is a `train.py` of its own, in ABBA order: A spins as long as libgomp does by default, B
+as `train.py` has it unless the environment says otherwise. Printed are the tokens a second that
+the runs show, of `gpt2-mini` and of GPT-2 124M with new weights; 0 if a run took too long.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 TRAIN = Path(__file__).parent.parent / "train.py"
-POLICIES = {"spinning": {"GOMP_SPINCOUNT": "300000"}, "sleeping": {}}
+POLICIES = {"by default": {"GOMP_SPINCOUNT": "300000"}, "ours": {}}
 DATA = ["--dataset_name", "python-reference", "--validation_split_percentage", "0.1"]
 MODELS = {
     "gpt2-mini": ["--model_name_or_path", "gpt2-mini", "--block_size", "128"],
@@ -31,12 +31,12 @@ MODELS = {
         *("--config_overrides", "vocab_size=50257"),
     ],
 }
-SPIN = "while True: pass"
+OTHER_WORK = "while True: pass"
 
 
 def tokens_per_second(flags: list[str], policy: dict[str, str], *, steps: int, limit: int) -> float:
     """Of the second half of a run; 0 if it does not end in `limit` seconds."""
-    unset = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+    unset = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
     environment = {k: v for k, v in os.environ.items() if k not in unset} | policy
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(TRAIN), *DATA, *flags, "--output_dir", f"{folder}/run"]
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=2, default=(60, 8), help="of each model")
     parser.add_argument("--limit", type=int, default=200, help="seconds a run may take")
     arguments = parser.parse_args()
-    other = subprocess.Popen([sys.executable, "-c", SPIN]) if arguments.busy else None
+    other = subprocess.Popen([sys.executable, "-c", OTHER_WORK]) if arguments.busy else None
     try:
         for (name, flags), steps in zip(MODELS.items(), arguments.steps, strict=True):
             rates: dict[str, list[float]] = {policy: [] for policy in POLICIES}
