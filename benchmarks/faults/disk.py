@@ -91,7 +91,7 @@ class Record:
 
     `effects` are ("link", path, file), ("unlink", path), ("rename", path, path),
     ("content", file, bytes), ("sync_file", file) and ("sync", folder); a file is a number, None
-    for a folder. `points` are (effects so far, name of the operation about to come, steps committed).
+    for a folder. `points` are (effects so far, name of the operation to come, steps committed).
     What happens to the disk between operations is an error: then this would prove nothing.
     """
 
