@@ -60,6 +60,8 @@ class TrainState:
     """Targets trained on."""
     skipped_steps: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     """Steps whose update was skipped, as loss or gradient was not finite: 0-d, on the device."""
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Tensors of your own that belong to the run, such as an average of the weights."""
 
     @classmethod
     def create(

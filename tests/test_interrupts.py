@@ -102,7 +102,7 @@ def test_interrupted_at_random_instants(times, scaled, straight, make_model, ctr
         for _ in steps(state, data):
             pass
         assert fingerprint(state) == straight
-    assert interrupted > times / 2
+    assert interrupted > times / 4  # the others came after its end
 
 
 @pytest.mark.parametrize("where", ["between the groups", "before the counters"])

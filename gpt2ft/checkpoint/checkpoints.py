@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 TEMPORARY, TRASH = ".saving-", ".trash-"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
+EXTRA = "extra.safetensors"
 
 
 def save_checkpoint(
@@ -65,6 +66,9 @@ def save_checkpoint(
             _write_trained(folder, state.model)
         durable.write_tensors(folder / OPTIMIZER, snapshot.optimizer_tensors(state))
         durable.write(folder / STATE, json.dumps(values).encode())
+        if state.extra:
+            extra = {name: t.detach().contiguous() for name, t in state.extra.items()}
+            durable.write_tensors(folder / EXTRA, extra)
         write_manifest(folder, state.step, run or {})
         if os.path.lexists(target):  # of the same step; it may be the only good one
             durable.rename(target, free_name(target, "replaced"))
@@ -159,7 +163,8 @@ def load_checkpoint(path: str | Path, state: TrainState) -> None:
         whole = not (path / TRAINED).exists()
         weights = _read_model(path, model) if whole else load_file(path / TRAINED)
         moments = load_file(path / OPTIMIZER)
-        snapshot.restore(state, values, weights, moments, whole=whole)
+        extra = load_file(path / EXTRA) if (path / EXTRA).exists() else {}
+        snapshot.restore(state, values, weights, moments, extra, whole=whole)
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not fit this run, {error}") from error
 
@@ -214,7 +219,8 @@ def _bytes_needed(state: TrainState) -> int:
     """About what a checkpoint takes, and a fifth more."""
     weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
     moments = sum(p.numel() * 8 for g in state.optimizer.param_groups for p in g["params"])
-    return int(1.2 * (weights + moments))
+    extra = sum(t.numel() * t.element_size() for t in state.extra.values())
+    return int(1.2 * (weights + moments + extra))
 
 
 def _lacks_space(output_dir: Path, need: int) -> str:

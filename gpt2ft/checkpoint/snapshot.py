@@ -109,10 +109,11 @@ def restore(
     values: Mapping[str, Any],
     weights: Mapping[str, torch.Tensor],
     moments: Mapping[str, torch.Tensor],
+    extra: Mapping[str, torch.Tensor],
     *,
     whole: bool = True,
 ) -> None:
-    """Bring model, optimizer, scaler and counters to what was saved.
+    """Bring model, optimizer, scaler, counters and extra tensors to what was saved.
 
     Unless `whole`, the weights are what `trained_tensors` gives. Raises `ValueError` if something
     does not fit, before anything is changed.
@@ -132,6 +133,7 @@ def restore(
         own = {name: own[name] for name in trained_tensors(state.model)}
     _check_same(_forms(weights), _forms(own))
     _check_same(_forms(moments), values.get("moments", _forms(moments)))
+    _check_same(_forms(extra), _forms(state.extra))
     groups = _groups(state.optimizer, values)
     scale, counters = values["scaler"], {name: values[name] for name in COUNTERS}
     skipped_steps = torch.tensor(values["skipped_steps"])
@@ -147,6 +149,9 @@ def restore(
     for name, value in counters.items():
         setattr(state, name, value)
     state.skipped_steps = skipped_steps
+    with torch.no_grad():
+        for name, tensor in extra.items():
+            state.extra[name].copy_(tensor)
 
 
 def _load_optimizer(

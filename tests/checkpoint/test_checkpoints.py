@@ -63,6 +63,35 @@ def test_resumed_from_any_step_it_ends_bit_identical(overflow, data, tmp_path):
         assert fingerprint(resumed) == expected, step
 
 
+def test_tensors_of_ones_own_go_with_the_run(data, tmp_path):
+    """An average of the weights, kept in the body of the loop."""
+
+    def averaged(state, max_steps):
+        for _ in steps(state, data, max_steps):
+            for name, p in state.model.named_parameters():
+                state.extra[name].lerp_(p.detach(), 0.1)
+        return state
+
+    def new_state(seed=0):
+        state = make_state(seed=seed)
+        state.extra = {n: p.detach().clone() for n, p in state.model.named_parameters()}
+        return state
+
+    straight = averaged(new_state(), 6)
+    path = save_checkpoint(tmp_path, averaged(new_state(), 3))
+    resumed = new_state(seed=1)
+    load_checkpoint(path, resumed)
+    averaged(resumed, 6)
+    assert fingerprint(resumed) == fingerprint(straight)
+    assert all(torch.equal(t, resumed.extra[n]) for n, t in straight.extra.items())
+
+    for extra, difference in (({}, "not none"), ({"a": torch.zeros(2)}, "none, not")):
+        other = make_state()
+        other.extra = extra
+        with pytest.raises(CheckpointError, match=f"tensors differ: .*{difference}"):
+            load_checkpoint(path, other)
+
+
 def test_loaded_moments_lie_in_memory_as_new_ones(data, tmp_path):
     """At the addresses and in the order of elements that the optimizer itself would choose."""
 
@@ -404,7 +433,7 @@ def test_moments_that_do_not_fit_are_named(data):
     }
     for message, others in wrong.items():
         with pytest.raises(ValueError, match=message):
-            snapshot.restore(state, values, weights, others)
+            snapshot.restore(state, values, weights, others, {})
 
 
 def zero(key):

@@ -58,9 +58,9 @@ def forget_the_seed():
 def forget_weights():
     original = snapshot.restore
 
-    def restore(state, values, weights, moments, **options):
+    def restore(state, values, weights, *others, **options):
         own = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
-        original(state, values, weights, moments, **options)
+        original(state, values, weights, *others, **options)
         state.model.load_state_dict({name: tensor * 1.001 for name, tensor in own.items()})
 
     snapshot.restore = restore
