@@ -21,7 +21,8 @@ class Stopped(KeyboardInterrupt):
         self.signal = number
 
     def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.signal).name}"
+        name = signal.Signals(self.signal).name
+        return f"stopped by {'Ctrl-C' if name == 'SIGINT' else name}"
 
 
 class Stop:

@@ -109,7 +109,7 @@ def test_a_signal_in_any_phase_loses_nothing(phase, number, place, straight):
         done = process.finish(60)
     assert (done.returncode, done.stderr) == (128 + number, "")
     shown = done.stdout.splitlines()[-1]
-    assert shown.startswith(f"stopped by {number.name}") and last_line in shown
+    assert shown.startswith(str(signals.Stopped(number))) and last_line in shown
     saved = checkpoint.checkpoint_folders(place / "out")
     assert (saved[0].name if saved else "") == (f"checkpoint-{step}" if step else "")
     assert not list((place / "out").glob(".saving-*"))
@@ -169,7 +169,7 @@ def test_a_signal_while_the_libraries_are_loaded(number, place):
         process.send_signal(number)
         out, error = process.communicate(timeout=60)
         assert (process.returncode, error) == (128 + number, "")
-        assert out == (f"stopped by {number.name}; nothing is lost, give the same command again\n")
+        assert out == (f"{signals.Stopped(number)}; nothing is lost, give the same command again\n")
     assert not (place / "out").exists()
 
 
@@ -238,3 +238,8 @@ def test_the_program_listens_and_the_library_does_not():
         assert [signal.getsignal(number) for number in SIGNALS] == [stop.ask] * 2
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert "signal" not in vars(finetune) and not hasattr(finetune, "listening")
+
+
+def test_a_signal_has_the_name_that_people_know():
+    assert str(signals.Stopped(signal.SIGINT)) == "stopped by Ctrl-C"
+    assert str(signals.Stopped(signal.SIGTERM)) == "stopped by SIGTERM"
