@@ -71,9 +71,17 @@ def _typed(path: Path, types: Mapping[str, tuple[Any, bool]], name: str, value: 
         # Not repr: a few lines of YAML, whose aliases repeat each other, can be a billion words.
         short = reprlib.Repr()
         short.maxlevel, short.maxstring = 2, 80
-        wanted = getattr(kind, "__name__", kind)
-        raise ValueError(f"{path} sets {name} to {short.repr(value)}, give {wanted}")
+        raise ValueError(f"{path} sets {name} to {short.repr(value)}, give {_in_words(kind)}")
     return value
+
+
+def _in_words(kind: Any) -> str:
+    """What a value of that type is."""
+    if typing.get_origin(kind) is Literal:
+        *most, last = typing.get_args(kind)
+        return f"{', '.join(most)} or {last}"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    return words.get(kind, "a list of texts")
 
 
 def with_overrides(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
