@@ -267,7 +267,7 @@ CORPUS = [
     Row(
         "fewer tokens than a block",
         f"{TRAIN} --validation_split_percentage 0",
-        "6 tokens in 1 blocks; ...; that is less than one block of 16 tokens",
+        "6 tokens in 1 blocks to train on; ...; that is less than one block of 16 tokens",
         written("a.txt", "short"),
         status=0,
     ),
