@@ -6,14 +6,14 @@ import os
 
 from ..system.terminal import silence_libraries
 
-SPINS = "10000"
+SPINS = "1000"
 
 
 def spin_briefly() -> None:
     """Have threads that wait for each other spin for a moment, then sleep.
 
     To be called before torch is loaded; what the environment says goes first. By default libgomp,
-    by which torch computes on Linux, spins thirty times as long. On a machine that does
+    by which torch computes on Linux, spins three hundred times as long. On a machine that does
     something else too, that takes the processor from the thread that is waited for. See
     `benchmarks/spinning.py`.
     """

@@ -196,7 +196,7 @@ def test_threads_spin_briefly_unless_somebody_chose(monkeypatch):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     spin_briefly()
-    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     spin_briefly()
     assert os.environ["GOMP_SPINCOUNT"] == "7"
