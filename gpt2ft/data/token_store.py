@@ -114,10 +114,13 @@ def tokenize(
     Each document begins with what the tokenizer puts before a text (a beginning-of-text token, if
     it has one), and with `separator` ends in an end-of-text token. Documents of white space alone
     have no tokens. With `one_text` the documents are lines of one text: nothing is put before them,
-    and blank ones count. Raises `ValueError` if the tokenizer has no end-of-text token.
+    and blank ones count. Raises `ValueError` if there are no documents, or the tokenizer has no
+    end-of-text token.
     """
     if not isinstance(documents, Dataset):
         documents = Dataset.from_dict({"text": list(documents)})
+    if len(documents) == 0:
+        raise ValueError("there are no documents to tokenize, give at least one")
     end = tokenizer.eos_token_id if separator else None
     if separator and end is None:
         raise ValueError("the tokenizer has no end-of-text token, use --row_separator none")

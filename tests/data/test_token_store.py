@@ -157,3 +157,9 @@ def test_the_cache_is_hit_by_a_tokenizer_that_was_used(documents, tokenizer, mon
     assert len(calls) == first
     tokenize(load_from_disk(tmp_path / "rows"), tokenizer, separator=False)
     assert len(calls) > first
+
+
+def test_no_documents(tokenizer):
+    for documents in ([], Dataset.from_dict({"text": []})):
+        with pytest.raises(ValueError, match="there are no documents to tokenize"):
+            tokenize(documents, tokenizer)

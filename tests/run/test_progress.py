@@ -86,3 +86,16 @@ def test_the_rate_leaves_out_what_is_no_step(tmp_path, make_model, monkeypatch, 
         log.step(StepResult(step, one, range(step - 1, step), 50, one, 0.1, one < 0), state)
     log.close()
     assert "10 tok/s  00:10 left" in capsys.readouterr().out
+
+
+def test_the_bar_leaves_out_what_is_no_step(tmp_path, make_model, monkeypatch):
+    """An evaluation before the first step, and none is counted as a step that took an hour."""
+    unpaused = []
+    monkeypatch.setattr(report.tqdm, "unpause", lambda self: unpaused.append(self))
+    model = make_model()
+    state = TrainState.create(model, build_optimizer(model))
+    log = TrainingReport(tmp_path / "m.jsonl", state, max_steps=4, logging_steps=2)
+    with log.paused():
+        assert not unpaused
+    assert len(unpaused) == 1
+    log.close()
