@@ -93,7 +93,7 @@ class TrainConfig:
     """Passes over the corpus. May be raised when resuming: the learning rate then follows the
     schedule of the longer run from there on."""
     max_steps: int | None = setting(None, may_change=True)
-    """Optimizer steps; overrides num_train_epochs, and like it may be raised when resuming."""
+    """Optimizer steps; overrides num_train_epochs. May also be raised when resuming."""
     learning_rate: float | None = None
     """Peak learning rate of AdamW; default: the one that the model recommends (gpt2-mini: 0.001),
     else 5e-5."""

@@ -1,4 +1,4 @@
-"""What keeps a step, and whoever watches the training, from being disturbed."""
+"""Dropout from a seed, observation without side effects, updates that Ctrl-C cannot interrupt."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ class Data(Protocol):
 class TrainState:
     """All that a checkpoint holds.
 
-    The learning rate is a function of `step`; the order of the data one of the epoch and the seed
-    that the data was made with; dropout one of `seed`, `step` and the number of the micro-batch.
-    None of them has a state that could be lost.
+    The learning rate depends only on `step`; the order of the data on the epoch and the seed that
+    the data was made with; dropout on `seed`, `step` and the number of the micro-batch. None of
+    them has a state that could be lost.
     """
 
     model: torch.nn.Module
@@ -154,7 +154,7 @@ def train_step(
         with torch.enable_grad(), seeded(device, state.seed, state.step, number):
             with state.precision.autocast():
                 part = loss_fn(state.model, batch) / n_targets
-            # An infinite loss may have a finite gradient: it must not, or it would be learned.
+            # An infinite loss may have a finite gradient: with NaN the update is skipped.
             finite = torch.where(torch.isfinite(part), 1.0, torch.nan)
             scaler.scale(part * finite).backward()
         loss += part.detach()

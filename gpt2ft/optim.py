@@ -58,10 +58,10 @@ def clip_and_step(
     infinite or NaN, weights and moments stay as they are, to the bit. Returns the norm before
     clipping and whether the update was skipped, two 0-d tensors on the device.
 
-    A fused optimizer clips and skips in its own kernel, and the host waits for nothing. Any other
-    is asked on the host whether the norm is finite, which waits for the device once. If memory runs
-    out in here, a fused optimizer and the scaler are as they were before: for that, the first
-    `step` of a fused optimizer is preceded by one that is skipped, which hooks also see. Raises
+    A fused optimizer clips and skips in its own kernel, and the host waits for nothing. For any
+    other the host reads whether the norm is finite, which waits for the device once. If memory runs
+    out in here, a fused optimizer and the scaler are as they were before: to that end the first
+    `step` of a fused optimizer is preceded by a skipped one, which step hooks see too. Raises
     `ValueError` if `max_grad_norm` is not positive; infinity does not clip.
     """
     if not max_grad_norm > 0:
@@ -100,7 +100,7 @@ def _clips_itself(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _fused_step(optimizer: Any, divisor: torch.Tensor, skipped: torch.Tensor) -> None:
-    """An update by the gradients over `divisor`, or none: the protocol GradScaler uses for it."""
+    """An update with the gradients divided by `divisor`, or none, requested as GradScaler does."""
     # fp32, whatever the dtype of the parameters.
     optimizer.grad_scale, optimizer.found_inf = divisor.float(), skipped.float()
     try:

@@ -49,9 +49,10 @@ def save_checkpoint(
 
     Everything is written and synced in a temporary folder beside it, the manifest last; then the
     folder gets its name. Only after that are older checkpoints deleted, until `keep` valid ones
-    remain. One of the same step is found by another name until the new one is there. `run` is
-    recorded in the manifest. Of a model that is not one of transformers, or has adapters, what is
-    trained is saved, without the frozen weights. Raises `OSError` if the disk fails or is too
+    remain. An older one of the same step is renamed, and can be found until the new one is there.
+    `run` is recorded in the manifest. For a model that is not from transformers, or that has
+    adapters, what is trained is saved, without the frozen weights.
+    Raises `OSError` if the disk fails or is too
     small, `ValueError` if the state is one that could not be loaded again.
     """
     output_dir = Path(output_dir)
@@ -81,7 +82,7 @@ def save_checkpoint(
 def save_finished(output_dir: Path, state: TrainState, *, tokenizer: Any = None) -> None:
     """Put model and tokenizer into `output_dir` itself, where every tool looks for them.
 
-    The manifest goes first and comes last: a folder that has one is finished.
+    The old manifest is deleted first, the new one comes last: a folder that has one is finished.
     """
     check_space(output_dir, state)
     with _full_disk_explained(output_dir, state), _temporary_folder(output_dir) as folder:
@@ -137,8 +138,8 @@ def clear(output_dir: Path) -> None:
 def set_aside_newer(output_dir: Path, step: int) -> list[Path]:
     """Rename the checkpoints of later steps, when a run goes on from an earlier one.
 
-    They are of another course, and would be taken for its own. Nothing is deleted; returns their
-    new names.
+    They belong to another continuation, and would be taken for this one's. Nothing is deleted;
+    returns their new names.
     """
     moved = []
     for path in checkpoint_paths(output_dir):
@@ -190,7 +191,7 @@ def _read_model(path: Path, model: Any) -> dict[str, torch.Tensor]:
         raise ValueError(f"tensors are missing or extra: {', '.join(lost[:5])}")
     weights, tensors = saved.state_dict(), load_file(file)
     _undo_zeros(weights, tensors)
-    # What somebody has added to the model from_pretrained does not know.
+    # Tensors that somebody has added to the model: from_pretrained does not know them.
     added = {name: tensors[name] for name in info["unexpected_keys"]}
     return {name: t for name, t in {**weights, **added}.items() if name in own}
 
@@ -278,7 +279,7 @@ def clear_leftovers(output_dir: Path) -> None:
 
 
 def _is_valid(path: Path) -> bool:
-    """The loop stands still for it: what this process has written is not read again."""
+    """Whether it is valid; not reread if this process wrote it, as the loop waits meanwhile."""
     try:
         verify_checkpoint(path, reread=False)
     except CheckpointError:

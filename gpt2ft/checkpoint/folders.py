@@ -1,4 +1,4 @@
-"""The folders of a run's checkpoints: how they are named, found, and told to be finished.
+"""The folders of a run's checkpoints: how they are named and found, and whether one is finished.
 
 Loads no torch: the command line looks for finished runs, too.
 """

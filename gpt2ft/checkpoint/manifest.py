@@ -29,9 +29,9 @@ class CheckpointError(RuntimeError):
 
 
 def write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
-    """Bring every file of the folder to the disk, record them, and bring the record there.
+    """Sync every file of the folder, and write and sync a manifest with their sizes and hashes.
 
-    `run` is what else to note. The folder's names are synced last: then all of it lasts.
+    `run` is recorded too. The folder itself is synced last, so that the file names last as well.
     """
     paths = sorted(folder.iterdir())
     for path in paths:
@@ -56,7 +56,7 @@ def write_manifest(folder: Path, step: int, run: Mapping[str, Any]) -> None:
 
 
 def with_sha256(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with a hash of all that is in it, by which damage in itself is found."""
+    """The manifest with a hash of its content, by which damage to the manifest is found."""
     content = {name: value for name, value in manifest.items() if name != "sha256"}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {**content, "sha256": digest}

@@ -53,7 +53,7 @@ def optimizer_tensors(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def state_values(state: TrainState) -> dict[str, Any]:
-    """All of the state that is no tensor, for JSON; of the optimizer's tensors their form.
+    """All of the state that is not a tensor, for JSON; shape and dtype of the optimizer's tensors.
 
     Raises `ValueError` if the optimizer holds what a checkpoint cannot.
     """
@@ -164,8 +164,8 @@ def _load_optimizer(
     own_state, own_groups = optimizer.state, optimizer.param_groups
     by_index = {i: dict(entries[n]) for i, n in enumerate(parameters) if n in entries}
     optimizer.load_state_dict({"state": by_index, "param_groups": groups})
-    # It puts others in the place of state and groups: several optimizers that share them, to
-    # train as one, would hold the old.
+    # It replaces the objects that hold state and groups: optimizers that share them, to train as
+    # one, would keep the old ones.
     for own, loaded in zip(own_groups, optimizer.param_groups, strict=True):
         own.update(loaded)
     optimizer.param_groups = own_groups

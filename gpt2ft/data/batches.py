@@ -17,8 +17,8 @@ class Blocks:
     """The stream of tokens in blocks of `block_size`, none left out, the last one shorter.
 
     A sample holds `input_ids (T,)` and, where a document starts within it, `position_ids (T,)` that
-    begin again at 0 there: attention then stays within documents. `keep_apart=False` leaves them
-    out, for models that do not go by them.
+    begin again at 0 there: attention then stays within documents. `keep_apart=False` omits
+    `position_ids`, for models that ignore them.
     """
 
     def __init__(

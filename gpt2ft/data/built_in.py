@@ -6,7 +6,7 @@ BUILT_IN_TEXT = "python-reference"
 
 
 def python_reference() -> list[str]:
-    """The Python language reference, a document a topic, in alphabetical order of the topics."""
+    """The Python language reference, one document per topic, in alphabetical order."""
     import pydoc_data.topics
 
     topics: dict[str, str] = pydoc_data.topics.topics

@@ -56,8 +56,9 @@ def load_corpus(
     """Load a corpus and its held-out part.
 
     The held-out part is `validation_file`, else the data set's own validation split, else a
-    percentage: of each text file its end, of rows some drawn with `seed`, or the last where rows
-    are parts of one text (`contiguous`). A text file is one document, or with `lines` a row a line.
+    percentage: the end of each text file, or rows drawn with `seed`, or the last rows where rows
+    are parts of one text (`contiguous`). A text file is one document, or with `lines` one row per
+    line.
     Raises `FileNotFoundError`, `ValueError`, or `HubUnavailableError`.
     """
     if dataset_name is None and not train_file:
@@ -262,6 +263,6 @@ def _cached(
 
 
 def _reason(error: Exception) -> str:
-    """What `datasets` says is wrong, or hides behind what it says."""
+    """The cause of the error, if `datasets` has chained one, else its own message."""
     reason = str(error.__cause__ or error).strip()
     return "it has no records" if "corresponds to no data" in reason else reason

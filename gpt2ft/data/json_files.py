@@ -15,7 +15,7 @@ EXAMPLE = '{"text": "..."}'
 def json_texts(
     stamps: Sequence[tuple[str, int, int]], text_column: str | None
 ) -> Iterator[dict[str, str]]:
-    """The text of each record, null as none. `stamps` are path, bytes, and time of change.
+    """The text of each record; null counts as empty. `stamps` are path, bytes, and time of change.
 
     The first record decides about the column, see `choose_column`. Raises `ValueError` with the
     line of what is no JSON, or of a record without text in that column.

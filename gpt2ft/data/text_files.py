@@ -19,8 +19,8 @@ def text_pieces(
 ) -> Iterator[dict[str, object]]:
     """Text files as rows, a line each without its end, or as documents in pieces.
 
-    Of each file the part from fraction `start` to fraction `end`, both moved to the start of a
-    line or, where there is none near, to the end of a word.
+    Of each file it takes the part from fraction `start` to fraction `end`, both moved to the start
+    of a line or, in a file of one line, to the end of a word.
     Pieces of some 16,000 characters are cut before a space between two words, so that their tokens,
     made as `tokenize` does, are those of the whole text. `stamps` are path, bytes, and time of
     change. Raises `ValueError` for a file that is no text, or nothing but white space.

@@ -74,7 +74,7 @@ class TokenStore:
         """
         if self.largest >= size:
             raise ValueError(
-                f"the text has token id {self.largest}, the model's embedding {size} rows, "
+                f"the text has token id {self.largest}, but the model's embedding has {size} rows: "
                 "use the model's own tokenizer"
             )
 
@@ -171,7 +171,7 @@ def _tokenize_batch(
 
 
 def described(row: Sequence[int], first: bool, end: int | None) -> dict[str, Any]:
-    """A row of a token store: with what a run would have to look for in all its tokens."""
+    """A row of a token store, with what would otherwise need a pass over all its tokens."""
     ids = np.array(row, dtype=np.int32)
     return {
         "input_ids": ids,

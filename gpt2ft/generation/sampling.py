@@ -148,6 +148,6 @@ def _check(model: Any, prompts: Sequence[Sequence[int]]) -> None:
     largest, rows = max(map(max, prompts)), model.get_input_embeddings().weight.shape[0]
     if largest >= rows:
         raise ValueError(
-            f"a prompt has token id {largest}, the model's embedding {rows} rows, use the model's "
-            "own tokenizer"
+            f"a prompt has token id {largest}, but the model's embedding has {rows} rows: use the "
+            "model's own tokenizer"
         )

@@ -37,7 +37,7 @@ def check_fit(model: Any, tokenizer: Any, block_size: int) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} entries, the model's embedding {rows}, "
+            f"the tokenizer has {len(tokenizer)} entries, but the model's embedding has {rows}: "
             "use the model's own tokenizer"
         )
     limit = window(model)

@@ -47,7 +47,7 @@ class Run:
     """Step of the newest checkpoint this process saved or loaded."""
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint notes of the run, to refuse another's, and to be built again from."""
+        """What a checkpoint records: to refuse changed settings or data, and to rebuild the run."""
         return {
             "config": settings_of(self.config),
             "data": self.digest,
@@ -93,7 +93,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     config = dataclasses.replace(
         config, precision=precision.name, block_size=block_size, threads=threads
     )
-    if checkpoint:  # found out with its first weights: others may be too near to tell
+    if checkpoint:  # probed with its first weights; trained ones may give logits too close to tell
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:
         keep_apart = config.packing and probe.keeps_documents_apart(model)
@@ -168,7 +168,7 @@ def _corpus(config: TrainConfig) -> Corpus:
 
 @dataclass(frozen=True)
 class _Cutter:
-    """Makes samples of documents: in the same way of those to train on and those held out."""
+    """Makes samples from documents, in the same way for those to train on and those held out."""
 
     config: TrainConfig
     tokenizer: Any

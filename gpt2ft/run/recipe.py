@@ -87,7 +87,7 @@ def _in_words(kind: Any) -> str:
 def with_overrides(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's values, with those given on the command line over them.
 
-    Raises `ValueError` if two were given of which a run has one.
+    Raises `ValueError` if two settings that exclude each other were given.
     """
     values = dict(base)
     for group in alternatives(TrainConfig):

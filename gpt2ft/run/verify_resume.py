@@ -39,7 +39,7 @@ def verify_resume(config: TrainConfig, *, steps: int = 3) -> int:
     straight = _trained(run, 2 * steps)
     del run  # before the next is built: two may be more than fits
     print_line(
-        f"steps 1 to {steps}, a checkpoint, and resumed from it, steps {steps + 1} to {2 * steps}"
+        f"steps 1 to {steps}, a checkpoint, and steps {steps + 1} to {2 * steps} resumed from it"
     )
     with tempfile.TemporaryDirectory(prefix="gpt2ft-verify-") as folder:
         run = build(config)

@@ -161,5 +161,5 @@ def test_what_does_not_fit(make_model, tokenizer):
     with pytest.raises(ValueError, match="BertLMHeadModel sees the tokens it is to predict"):
         check_fit(bert, tokenizer, 48)
     model.resize_token_embeddings(100)
-    with pytest.raises(ValueError, match="has 257 entries, the model's embedding 100"):
+    with pytest.raises(ValueError, match="has 257 entries, but the model's embedding has 100"):
         check_fit(model, tokenizer, 48)

@@ -41,7 +41,7 @@ def test_resuming_is_exact(tmp_path, flags):
     parts = re.findall(r"^(\w[\w ]*?) +(\d+) values  sha256 \w{16}  equal$", shown, re.MULTILINE)
     assert [part for part, _ in parts] == ["weights", "moments", "counters"]
     assert [int(count) for _, count in parts[:2]] == [28, 3 * 28]
-    assert "steps 1 to 3, a checkpoint, and resumed from it, steps 4 to 6" in shown
+    assert "steps 1 to 3, a checkpoint, and steps 4 to 6 resumed from it" in shown
     assert re.match(r"resuming is exact with (fp32|bf16) on cpu", shown.splitlines()[-1])
 
 

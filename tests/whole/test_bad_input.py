@@ -524,13 +524,13 @@ MODELS = [
     Row(
         "tokenizer larger than the embedding",
         TRAIN,
-        "the tokenizer has 259 entries, the model's embedding 257, use the model's own tokenizer",
+        "the tokenizer has 259 entries, but the model's embedding has 257: use the model's own ...",
         two_more_tokens,
     ),
     Row(
         "token outside the vocabulary",
         TRAIN,
-        "the text has token id 700, the model's embedding 257 rows, use the model's own tokenizer",
+        "the text has token id 700, but the model's embedding has 257 rows: use the model's own ...",
         a_vocabulary_with_a_hole,
     ),
     Row(
@@ -877,7 +877,7 @@ GENERATED = [
     Row(
         "token outside the vocabulary",
         f"{MODEL} {GENERATE} -p tt",
-        "a prompt has token id 700, the model's embedding 257 rows, use the model's own tokenizer",
+        "a prompt has token id 700, but the model's embedding has 257 rows: use the model's own ...",
         a_vocabulary_with_a_hole,
     ),
     Row(
