@@ -3,7 +3,7 @@
     python examples/curriculum.py MODEL TEXT [STEPS]
 
 The loop takes anything with a length, micro-batches by (epoch, index), and their sample numbers. As
-the order is a function of these two numbers, a run that is stopped would go on in its place.
+the order depends on these two numbers alone, a stopped run could go on at the same place.
 """
 
 import sys

@@ -33,7 +33,7 @@ def distillation_loss(teacher: torch.nn.Module) -> LossFunction:
         ).sum(-1)
         soft = (
             divergence[targets != -100].sum() * TEMPERATURE**2
-        )  # its gradient as large as the other's
+        )  # T squared: else a higher temperature would make its gradient smaller
         hard = F.cross_entropy(logits, targets, reduction="sum")
         return SHARE * soft + (1 - SHARE) * hard
 

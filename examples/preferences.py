@@ -2,7 +2,7 @@
 
     python examples/preferences.py MODEL PAIRS.jsonl [STEPS]
 
-A line of the file is {"prompt": "...", "chosen": "...", "rejected": "..."}; pairs are counted.
+Each line is {"prompt": "...", "chosen": "...", "rejected": "..."}; the loss is a mean over pairs.
 """
 
 import json

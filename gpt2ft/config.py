@@ -144,7 +144,7 @@ class TrainConfig:
 
     @property
     def loaded_model(self) -> str | None:
-        """The model to load; None where a new one is made, which goes first."""
+        """The model to load; None if `model_type` is set: then a new one is made instead."""
         return None if self.model_type else self.model_name_or_path
 
     def validate(self) -> None:

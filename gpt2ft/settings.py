@@ -24,10 +24,10 @@ def setting(
 ) -> Any:
     """A field of a configuration: its default, or a function that makes it, and what it means.
 
-    `path`: it may name a file or folder. `may_change`: it may differ when a run is resumed, as it
-    cannot change the weights that come out, or is compared in another way (the tokens), or changing
-    it is the purpose of resuming. `of_command`: it belongs to one command, not to the run.
-    `rules_out_fallback`: who gives it wants this run or none, not the quickstart instead.
+    `path`: it may name a file or folder. `may_change`: it may differ when a run is resumed, because
+    it cannot change the trained weights, or its effect is compared instead (the tokens), or
+    changing it is the purpose of resuming. `of_command`: it belongs to one command, not to the run.
+    `rules_out_fallback`: if it is given, the quickstart does not run instead of this run.
     `one_of`: of the settings of that group a run has one; given on the command line, it clears
     the others that a recipe sets. `flag`: a second name, `-p`. `off_flag`: a second name
     for turning it off, `off_help`: the help text for that. `value_if_bare`: what the flag means

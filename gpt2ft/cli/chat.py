@@ -80,11 +80,11 @@ class Conversation:
         self._first, self._config = config, config
         self._model, self._load = model, load
         self._texts: list[Continuation] = []  # the current one last
-        self._seconds: list[list[float]] = []  # of each text, until each of its tokens came
+        self._seconds: list[list[float]] = []  # for each text, from its start to each token
         self._noted_window = False
 
     def answer(self, line: str) -> None:
-        """Write on from a line; or do what it says, if it begins with a slash and not with two.
+        """Continue the line as a text; or carry out its command, if it begins with a single slash.
 
         Raises `EOFError` if the line says to leave, `ValueError` if it cannot be done.
         """

@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"gpt2ft: error: {line}, see --help\n")
 
     def refuse(self, unknown: Sequence[str], kind: type[Any]) -> NoReturn:
-        """Say what is wrong with words that no flag took, of a command with that configuration."""
+        """Exit with what is wrong with words that are no flag of a command configured by `kind`."""
         known = [name for field in dataclasses.fields(kind) for name in _spellings(field.name)]
         for word in unknown:
             flag = word.partition("=")[0]
@@ -138,7 +138,7 @@ def field_docs(kind: type[Any]) -> dict[str, str]:
 def typed_value(kind_of_config: type[Any], name: str, value: str) -> Any:
     """A number, switch or list as a person types it: `0.7`, `false`, `none`, `[a, "b c"]`, `a`.
 
-    Raises `ValueError` if it is none of the field's.
+    Raises `ValueError` if it does not fit the type of the field.
     """
     kind, optional = field_types(kind_of_config)[name]
     if optional and value == "none":

@@ -141,7 +141,8 @@ def _verify_resume(given: dict[str, Any]) -> int:
 
 
 def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
-    """The command on the run asked for, or on the quickstart if none was and the hub is away."""
+    """Carry out the command for the run asked for; if none was and the hub is unreachable, for the
+    quickstart."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(
             f"this was started as one of {os.environ['WORLD_SIZE']} processes, but a run is one "
@@ -169,7 +170,7 @@ def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
 
 
 def _train_config(given: dict[str, Any]) -> TrainConfig:
-    """Defaults, under the recipe or the run being resumed, under the flags."""
+    """The run's settings: flags override the recipe or the resumed run, which override defaults."""
     given = dict(given)
     recipe = given.pop("config", None)
     try:

@@ -12,10 +12,10 @@ SPINS = "1000"
 def spin_briefly() -> None:
     """Have threads that wait for each other spin for a moment, then sleep.
 
-    To be called before torch is loaded; what the environment says goes first. By default libgomp,
-    by which torch computes on Linux, spins three hundred times as long. On a machine that does
-    something else too, that takes the processor from the thread that is waited for. See
-    `benchmarks/spinning.py`.
+    Call it before torch is loaded; variables that are already set are not overridden. By default
+    libgomp, whose threads torch uses on Linux, spins three hundred times as long. On a machine that
+    is busy with something else too, that takes the processor from the thread that is waited for.
+    See `benchmarks/spinning.py`.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPINS

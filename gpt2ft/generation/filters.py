@@ -68,11 +68,11 @@ def filter_logits(
     In this order: `top_k` keeps the k greatest, and what is equal to the least of them; 0 keeps
     all. `top_p` keeps the fewest whose probabilities sum to at least p (Holtzman et al., 2020).
     `min_p` keeps those with at least that fraction of the greatest probability (Nguyen et al.,
-    2024). `typical_p` keeps those whose surprise is nearest to what is to be expected, until their
-    probabilities sum to p (Meister et al., 2022). At least one is always kept.
+    2024). `typical_p` keeps those whose surprise is nearest to the entropy, the fewest whose
+    probabilities sum to at least p (Meister et al., 2022). At least one is always kept.
 
-    Returns logits `(B, K)` and the tokens they are of, `(B, K)`, ascending. With `top_k`, K is only
-    as many as that leaves, so that nothing after it sorts or sums the whole vocabulary.
+    Returns logits `(B, K)` and the ids of their tokens `(B, K)`, ids ascending. With `top_k`, K is
+    the number of tokens it keeps, so that nothing after it sorts or sums the whole vocabulary.
     """
     if temperature != 1.0:
         logits = logits / temperature

@@ -11,10 +11,10 @@ LEAST_ROOM = 64
 
 
 class GrowingLayer(DynamicLayer):
-    """A layer's keys and values, in room for more of them.
+    """A layer's keys and values, in buffers with room for more of them.
 
-    That of `transformers` copies all of them for every token. Here the room is doubled when it is
-    full; `keys` and `values` `(B, H, T, D)` are views of it.
+    The layer of `transformers` copies all of them for every token. Here a full buffer is replaced
+    by one of twice the needed size; `keys` and `values` `(B, H, T, D)` are views of the buffers.
     """
 
     _room: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -64,7 +64,7 @@ class Contexts:
 
     Texts of different lengths are padded on the left if there is a cache, so that the newest
     tokens stand below each other. Without one they are padded on the right, where a causal model
-    cannot see it: that asks nothing of a model but ids to logits.
+    does not see the padding: such a model need only map ids to logits.
     """
 
     def __init__(
@@ -152,5 +152,5 @@ class Contexts:
         return logits[torch.arange(len(ids)), last - ids.shape[1]]
 
     def _forward(self, ids: torch.Tensor, **given: Any) -> Any:
-        """The model's output, given what of it the model takes."""
+        """The model's output; arguments that its `forward` does not take are left out."""
         return self._model(ids, **{k: v for k, v in given.items() if k in self._accepted})

@@ -30,7 +30,7 @@ def load_ready(
     revision: str = "main",
     tokenizer_name: str | None = None,
 ) -> ReadyModel:
-    """Model of that name and its tokenizer, or another, ready to generate.
+    """The model of that name, ready to generate, with its tokenizer or the one named.
 
     Raises as `models.loading` does.
     """
@@ -43,7 +43,7 @@ def load_ready(
 
 
 def make_ready(model: Any, precision: Precision) -> Any:
-    """The model on its device, its weights in the dtype it computes in, its parts the fastest.
+    """Move the model to its device, in its dtype of computation; on a CPU, replace slow parts.
 
     Under autocast the weights would be cast again for every token.
     """

@@ -32,7 +32,7 @@ def sample_token(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Draw a token for each row of logits `(B, V)`, given numbers from [0, 1) `(B,)`.
 
     Inverse transform sampling: one number decides, and a token of probability 0 is never drawn.
-    Summed in fp64: on the logits' device, or on the CPU for Apple's, which has none. Returns ids
+    Summed in fp64: on the logits' device, or on the CPU for MPS, which has no fp64. Returns ids
     `(B,)`, on the device of the logits. Raises `ValueError` if a row is not a distribution.
     """
     device = logits.device
@@ -112,8 +112,8 @@ def generate_tokens(
     read again. `prefix` keeps what was read for the next call with one prompt.
 
     The model may be any causal module from ids `(B, T)` to logits `(B, T, V)`, plain or as
-    `.logits`; masks, positions and a cache it gets if it takes them. Raises `ValueError` for an
-    empty prompt, a model in training mode, and as `choose_tokens` does.
+    `.logits`; masks, positions and a cache are passed if its `forward` takes them. Raises
+    `ValueError` for an empty prompt, a model in training mode, and as `choose_tokens` does.
     """
     _check(model, prompts)
     generators = [torch.Generator() for _ in prompts]

@@ -95,7 +95,7 @@ def extend(
     prefix: Prefix | None = None,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Iterator[list[str]]:
-    """Write on B texts that have just begun; yields what became of each at a token, `(B,)` pieces.
+    """Continue B texts that hold only a prompt; yields, after each token, B pieces of new text.
 
     A text is complete when all pieces were taken; interrupted, it holds what came until then.
     `prefix` and `autocast` are those of `generate_tokens`.

@@ -1,6 +1,6 @@
 """The parts of a step that the libraries compute slowly on a CPU, computed faster: same results.
 
-Each names what it stands for, and is tested against that.
+Each part names what it replaces, and is tested against it.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ def accelerate(model: nn.Module) -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """`torch.compile` of each block, which is done in the first step, once for all that are alike.
+    """Compile each block with `torch.compile`: in the first step, once for all that are alike.
 
-    The head stays, which the loss needs apart, and the embedding: compiled for a CPU, its gradient
-    would be added up in no fixed order. Another compilation follows for another shape of a batch.
+    The head is not compiled, because the loss uses it separately; nor is the embedding: compiled
+    for a CPU, its gradient would be added up in no fixed order. A batch of another shape causes
+    another compilation.
     """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     size = {group: sum(p.numel() for p in group.parameters()) for group in lists}

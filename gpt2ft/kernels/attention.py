@@ -59,9 +59,9 @@ def attention(
 def _attention_of_one(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """Of one token `(B, H, 1, D)`, scaled already, to all those before it; returns `(B, H, 1, E)`.
+    """Attention of one token, whose query `(B, H, 1, D)` is already scaled; returns `(B, H, 1, E)`.
 
-    The heads that share keys are the columns of one product.
+    Heads that share keys are computed in one matrix product.
     """
     grouped = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
     scores = (key @ grouped.mT).mT
@@ -72,10 +72,10 @@ def _attention_of_one(
 
 
 class _Attention(torch.autograd.Function):
-    """A block of queries and some heads at a time, so that weights stay in the CPU's caches.
+    """Attention, some queries and heads at a time: their attention weights fit the CPU's caches.
 
-    None are kept: the backward pass makes them again, and draws the same dropout from a seed. Keys
-    that no query of a block sees, as they come later or are masked, are left out.
+    No weights are kept: the backward pass computes them again, and draws the same dropout from a
+    seed. Keys that no query of a block sees, because they come later or are masked, are left out.
     """
 
     @staticmethod
@@ -150,8 +150,8 @@ def _added(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor:
 
 
 def _softmax_gradient(grad: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Gradient of what the softmax over the last dimension was taken of: one kernel, if torch has
-    it under this name."""
+    """Gradient of the input of a softmax over the last dimension: one kernel, if torch has it under
+    this name."""
     fused = getattr(torch, "_softmax_backward_data", None)
     if fused is not None:
         gradient: torch.Tensor = fused(grad, weights, -1, weights.dtype)

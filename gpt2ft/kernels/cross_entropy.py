@@ -34,8 +34,8 @@ def linear_cross_entropy(
     """Summed cross-entropy of `hidden (N, D) @ weight (V, D).T` with targets `(N,)`, in nats.
 
     The same as `F.cross_entropy` of `F.linear`, in autocast's dtype, but some rows at a time: the
-    gradient of a row is computed as soon as its logits are, which are then overwritten. Under
-    `no_grad` none is. The backward pass raises `RuntimeError` if it is called twice, or with
+    gradient of a row is computed right after its logits, and overwrites them. Under `no_grad` no
+    gradient is computed. The backward pass raises `RuntimeError` if it is called twice, or with
     `create_graph=True`: there is no second derivative.
     """
     if not torch.is_grad_enabled():  # `needs_input_grad` does not say so

@@ -13,9 +13,9 @@ from torch import nn
 class Dropout(nn.Module):
     """`nn.Dropout`, its mask drawn from 16 random bits an element.
 
-    torch draws one double an element here. The probability is the nearest multiple of 1/65536, and
-    what stays is scaled by exactly that. The backward pass draws the mask again. On another device
-    than a CPU it is torch's.
+    On a CPU torch draws a double for each. p is rounded to the nearest multiple of 1/65536, and
+    what stays is scaled to match. The backward pass draws the mask again. On any other device
+    torch's own dropout is used.
     """
 
     def __init__(self, p: float) -> None:

@@ -48,10 +48,10 @@ def can_share(embedding: Any, head: Any) -> bool:
 
 @contextmanager
 def shared_weight(embedding: Any, weight: torch.Tensor) -> Iterator[Shared]:
-    """Compute hidden states in here, and afterwards the logits by the weight that it then has.
+    """Compute the hidden states within the block, and after it the logits with `shared.weight`.
 
-    Where `embedding` is no `TiedEmbedding` of this weight, or on another device than a CPU (where
-    rows would be added in no fixed order), it is the weight that was given.
+    `shared.weight` is the given weight, unchanged, if `embedding` is not a `TiedEmbedding` of it,
+    or if it is not on a CPU (elsewhere rows would be added in no fixed order).
     """
     shared = Shared(weight)
     ours = isinstance(embedding, TiedEmbedding) and embedding.weight is weight and weight.is_cpu
@@ -65,9 +65,10 @@ def shared_weight(embedding: Any, weight: torch.Tensor) -> Iterator[Shared]:
 
 
 class _LookUp(torch.autograd.Function):
-    """From weight `(V, D)` and ids to rows, and the weight, which only the head may use.
+    """Look up ids in a weight `(V, D)`; returns the rows, and the weight for the head alone to use.
 
-    Then its gradient is the head's own tensor, which nothing else sees, and can be added to.
+    As only the head uses it, its gradient is a tensor that nothing else holds: the gradient of the
+    rows can be added to it in place.
     """
 
     @staticmethod

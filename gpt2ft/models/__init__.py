@@ -1,1 +1,1 @@
-"""Models and tokenizers: loaded or new, what is found out about them, what they are refused."""
+"""Models and tokenizers: loading, making new ones, probing them, refusing what is unsafe."""

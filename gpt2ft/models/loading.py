@@ -37,10 +37,10 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Any:
 
 
 def load_model(name: str, *, revision: str = "main", dropout: float | None = None) -> Any:
-    """A causal language model in fp32, in evaluation mode: a folder, `gpt2-mini`, or of the hub.
+    """A causal language model in fp32, in evaluation mode: from a folder, `gpt2-mini` or the hub.
 
-    Only safetensors are read, and no code that comes with a model is run: one that `transformers`
-    knows is loaded without it. `dropout` sets all its dropout probabilities. Raises
+    Only safetensors are read, and no code that comes with a model is run: a type that
+    `transformers` knows is loaded without it. `dropout` sets all its dropout probabilities. Raises
     `FileNotFoundError`, `HubUnavailableError`, or `ValueError` if it is no causal language model,
     wants what is refused, or tensors are missing.
     """

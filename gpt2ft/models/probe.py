@@ -98,8 +98,8 @@ def plain_head(model: Any) -> torch.Tensor | None:
 def _nothing_else_is_done(model: Any, head: torch.nn.Module) -> bool:
     """Whether the head gets the hidden states as they are, and what it gives are the logits.
 
-    Hooks put numbers of ours in the place of both. They are so large that any cap shows; and no
-    weight has a part in what is compared: a scale that is learned may be 1 now.
+    Hooks replace both by numbers of ours, so large that any cap changes them. What is compared must
+    not depend on any weight: a learned scale may happen to be 1 now.
     """
     if model.base_model is model:
         return False
@@ -126,7 +126,7 @@ def _nothing_else_is_done(model: Any, head: torch.nn.Module) -> bool:
             replaced = False
             compared.append(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     finally:
-        trying = False  # also for a hook of which an interrupt left no trace here
+        trying = False  # an interrupt may leave a hook that is not in `hooks`: it does nothing now
         for hook in hooks:
             hook.remove()
     ours = (torch.equal(x, _large_numbers(x)) and not x.requires_grad for x in compared)

@@ -103,7 +103,7 @@ def _json(name: str, file: str, revision: str) -> dict[str, Any]:
         try:
             path = huggingface_hub.hf_hub_download(name, file, revision=revision)
         except (EntryNotFoundError, HFValidationError):
-            return {}  # there is none; or none is known, offline; or it is no name of the hub's
+            return {}  # no such file; or offline and not in the cache; or not a name for the hub
     if os.path.getsize(path) > MAX_JSON_BYTES:
         raise ValueError(f"{file} has {os.path.getsize(path)} bytes, over {MAX_JSON_BYTES}")
     try:
@@ -116,7 +116,7 @@ def _json(name: str, file: str, revision: str) -> dict[str, Any]:
 
 
 def _internal(module: str, name: str) -> Any:
-    """What transformers has inside under that name; None in a version that has it no more."""
+    """An internal name of a module of transformers; None if this version does not have it."""
     try:
         return getattr(importlib.import_module(f"transformers.{module}"), name, None)
     except ImportError:
@@ -140,7 +140,8 @@ def _tokenizer_class(name: str) -> Any:
 
 
 def check_tokenizer(name: str, revision: str) -> None:
-    """Refuse as its class what is none: some load parts that `trust_remote_code=False` misses."""
+    """Refuse a tokenizer class that is not one: some other classes load parts for which
+    `trust_remote_code=False` has no effect."""
     for file in ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json"):
         _json(name, file, revision)
     base = transformers.PreTrainedTokenizerBase
@@ -152,7 +153,7 @@ def check_tokenizer(name: str, revision: str) -> None:
 
 
 def check_model(name: str, revision: str) -> None:
-    """Refuse other weights than safetensors beside `config.json`: a file of JSON may name any."""
+    """Refuse weights that are not safetensors in the model's folder: its JSON may name any file."""
     if _json(name, "adapter_config.json", revision):
         raise ValueError("it is an adapter (adapter_config.json), merge it into its model first")
     if any(Path(name).glob("shard-*.safetensors")):
@@ -169,9 +170,9 @@ def check_model(name: str, revision: str) -> None:
 
 
 def drop_code(config: Any) -> None:
-    """Forget the code a configuration names; `ValueError` if that is for the attention.
+    """Remove the code that a configuration names. Raises `ValueError` if it is attention code.
 
-    `transformers` knows the type and does without; what is saved must not hand it on.
+    `transformers` knows the model type and needs no such code; a saved model must not name it.
     """
     vars(config).pop("auto_map", None)
     code = str(attention_implementation(config))

@@ -139,7 +139,7 @@ def free_bytes(path: Path) -> int:
 
 @contextlib.contextmanager
 def _errors_name(path: Path) -> Iterator[None]:
-    """Errors of the disk say where: those of writing and syncing an open file do not."""
+    """Put the path into disk errors: those of writing and syncing an open file lack it."""
     try:
         yield
     except OSError as error:
@@ -165,7 +165,7 @@ def _sha256(path: Path) -> str:
 
 
 def _give_usual_mode(path: Path) -> None:
-    """Let a file be read by whom the folder can be read: safetensors makes files of mode 0600.
+    """Let whoever may read the folder read the file: safetensors makes files of mode 0600.
 
     The folder was made here, with the mode that the umask gives.
     """
