@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,18 @@ def new_cache(model: Any) -> Any:
     return cache
 
 
+def _cache_name(model: Any, accepted: Collection[str]) -> str | None:
+    """What `forward` calls its cache of keys and values; None if it takes none.
+
+    Mamba's cache has the name too, but holds states, which would take in the padding on the left.
+    """
+    name = next((name for name in CACHE_NAMES if name in accepted), None)
+    if name is None or not isinstance(model, PreTrainedModel):
+        return name
+    layers = DynamicCache(config=model.config).layers
+    return name if not layers or any(hasattr(layer, "keys") for layer in layers) else None
+
+
 class Contexts:
     """What a model sees of each of B texts.
 
@@ -81,7 +93,7 @@ class Contexts:
         self._device = next(model.parameters()).device
         self._window = window(model)
         self._rows = [self._crop(list(prompt)) for prompt in prompts]
-        self._cache_name = next((name for name in CACHE_NAMES if name in self._accepted), None)
+        self._cache_name = _cache_name(model, self._accepted)
         self._cached = use_cache and self._cache_name is not None
         self._prefix = prefix if prefix is not None and len(prompts) == 1 else Prefix()
         self._known = self._prefix.cut(self._rows[0])  # columns that the cache holds

@@ -5,9 +5,11 @@ import types
 
 import pytest
 import torch
+import transformers
 
 from gpt2ft.generation.kv_cache import CACHE_NAMES, Contexts, Prefix
 from gpt2ft.generation.sampling import generate_tokens
+from tests.support.families import small_config
 from tests.support.settings import with_settings
 
 generate_tokens = with_settings(generate_tokens)
@@ -75,6 +77,23 @@ def test_the_cache_has_two_names(name, make_model, widths, monkeypatch):
     widths.clear()
     assert tokens_of(model, TEXT) == expected
     assert widths == [len(TEXT)] + [1] * 11
+
+
+def test_a_cache_of_states_is_not_used(make_llama, monkeypatch):
+    """Mamba's has the newer name too; what it read of the padding would be in its states."""
+    model = transformers.AutoModelForCausalLM.from_config(small_config("mamba")).eval()
+    signature = inspect.signature(model.forward)
+    names = [CACHE_NAMES[1] if name == "cache_params" else name for name in signature.parameters]
+    parameters = zip(signature.parameters.values(), names, strict=True)
+    original = model.forward
+
+    def forward(input_ids, **given):
+        return original(input_ids, **given)
+
+    forward.__signature__ = signature.replace(parameters=[p.replace(name=n) for p, n in parameters])
+    monkeypatch.setattr(model, "forward", forward)
+    assert not Contexts(model, [TEXT])._cached
+    assert Contexts(make_llama().eval(), [TEXT])._cached
 
 
 def test_a_prefix_past_the_window(model, widths):

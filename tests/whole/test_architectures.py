@@ -36,7 +36,9 @@ KNOWN = {
     # them: the dropout of the first step after resuming is another.
     "big_bird": "parted",
     "reformer": "differs even if never stopped",  # its hashes are seeded by the clock
-    "emu3": "cannot be resumed",  # AutoModelForCausalLM does not know the type it saves
+    # AutoModelForCausalLM does not know the types that these save.
+    "emu3": "cannot be resumed",
+    "mllama": "cannot be resumed",
 }
 FP32 = Precision(torch.device("cpu"), None)
 
