@@ -51,9 +51,8 @@ def save_checkpoint(
     folder gets its name. Only after that are older checkpoints deleted, until `keep` valid ones
     remain. An older one of the same step is renamed, and can be found until the new one is there.
     `run` is recorded in the manifest. For a model that is not from transformers, or that has
-    adapters, what is trained is saved, without the frozen weights.
-    Raises `OSError` if the disk fails or is too
-    small, `ValueError` if the state is one that could not be loaded again.
+    adapters, what is trained is saved, without the frozen weights. Raises `OSError` if the disk
+    fails or is too small, `ValueError` if the state is one that could not be loaded again.
     """
     output_dir = Path(output_dir)
     durable.make_folder(output_dir)
@@ -189,6 +188,7 @@ def _read_model(path: Path, model: Any) -> dict[str, torch.Tensor]:
     lost = sorted((info["missing_keys"] & own) | (info["unexpected_keys"] - own))
     if lost:
         raise ValueError(f"tensors are missing or extra: {', '.join(lost[:5])}")
+    # Read once more: transformers may have changed in place what it was given.
     weights, tensors = saved.state_dict(), load_file(file)
     _undo_zeros(weights, tensors)
     # Tensors that somebody has added to the model: from_pretrained does not know them.

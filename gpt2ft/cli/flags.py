@@ -50,9 +50,9 @@ def trainer_flags() -> Mapping[str, str]:
     return sentences
 
 
-def as_switches(arguments: Sequence[str], kind: type[Any]) -> list[str]:
+def as_switches(arguments: Sequence[str]) -> list[str]:
     """The Trainer's `--bf16 True` as `--bf16`, its `--packing False` as `--no_packing`."""
-    fields = {name for name, (type_, _) in field_types(kind).items() if type_ is bool}
+    fields = {name for name, (type_, _) in field_types(TrainConfig).items() if type_ is bool}
     switches = {*fields, "bf16", "fp16", "resume", "resume_from_checkpoint"}
     words: list[str] = []
     for word in itertools.chain.from_iterable(_flag_and_value(word) for word in arguments):

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(arguments: Sequence[str]) -> int:
     """Carry out what the arguments ask for; returns the exit status."""
     parser = make_parser()
-    known, unknown = parser.parse_known_args(as_switches(arguments, TrainConfig))
+    known, unknown = parser.parse_known_args(as_switches(arguments))
     given = vars(known)
     command = given.pop("command")
     if unknown:

@@ -126,9 +126,10 @@ class _Reader:
 
     def hub_validation(self, name: str, config: str | None) -> Dataset | None:
         """The data set's own validation split, None if it has none."""
-        if "validation" not in (_prepared(name, config).info.splits or {}):
+        builder = _prepared(name, config)
+        if "validation" not in (builder.info.splits or {}):
             return None
-        return self.hub(name, config, "validation")
+        return self._text_only(builder.as_dataset(split="validation"), name)
 
     def files(self, files: Sequence[str], *, start: float = 0.0, end: float = 1.0) -> Dataset:
         """Rows of the files; of whole text files, the part from fraction `start` to `end`."""

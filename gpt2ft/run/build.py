@@ -97,8 +97,8 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:
         keep_apart = config.packing and probe.keeps_documents_apart(model)
-    if config.learning_rate is None:
-        config = dataclasses.replace(config, learning_rate=_recommended_rate(model))
+    rate = _recommended_rate(model) if config.learning_rate is None else config.learning_rate
+    config = dataclasses.replace(config, learning_rate=rate)
     _prepare_model(config, model, device)
 
     cut = _Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
@@ -112,7 +112,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         held_out = Batches(samples, collate, batch_size=config.per_device_eval_batch_size)
     optimizer = build_optimizer(
         model,
-        learning_rate=config.learning_rate or 0.0,
+        learning_rate=rate,
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
         epsilon=config.adam_epsilon,

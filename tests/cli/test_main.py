@@ -186,7 +186,7 @@ def test_a_flag_of_the_trainer_is_answered_with_what_to_write(flags, sentence, c
     ],
 )
 def test_switches_as_the_trainer_is_given_them(flags, expected):
-    words = as_switches(flags.split(), TrainConfig)
+    words = as_switches(flags.split())
     given = vars(make_parser().parse_args(["train", *words]))
     assert given.pop("command") is cli._train and given == expected
 
