@@ -63,8 +63,7 @@ def state_values(state: TrainState) -> dict[str, Any]:
         {name: value for name, value in group.items() if name != "params"}
         for group in state.optimizer.param_groups
     ]
-    options = [(f"{name} of a group", v) for group in groups for name, v in group.items()]
-    _check_can_be_held(state.optimizer, [*moments.items(), *options])
+    _check_can_be_held(state.optimizer, moments, groups)
     return {
         **{name: getattr(state, name) for name in COUNTERS},
         "skipped_steps": int(state.skipped_steps),
@@ -76,23 +75,33 @@ def state_values(state: TrainState) -> dict[str, Any]:
     }
 
 
-def _check_can_be_held(optimizer: torch.optim.Optimizer, values: Iterable[tuple[str, Any]]) -> None:
+def _check_can_be_held(
+    optimizer: torch.optim.Optimizer,
+    moments: Mapping[str, Any],
+    groups: Iterable[Mapping[str, Any]],
+) -> None:
     """Raise `ValueError` unless state is dense tensors and numbers, options numbers and texts."""
+    wrong = {name: v for name, v in moments.items() if not (_is_plain(v) or _is_dense(v))}
+    for group in groups:
+        wrong |= {f"{name} of a group": v for name, v in group.items() if not _is_option(v)}
+    for name, value in wrong.items():
+        raise ValueError(
+            f"{type(optimizer).__name__} holds {name}, a {type(value).__name__}, which a "
+            "checkpoint cannot hold, keep it as a number, or for each parameter as a dense "
+            "tensor or a number"
+        )
 
-    def fits(name: str, value: Any) -> bool:
-        if isinstance(value, torch.Tensor):
-            return value.layout is torch.strided and not name.endswith(" of a group")
-        if isinstance(value, (list, tuple)):
-            return name.endswith(" of a group") and all(fits(name, item) for item in value)
-        return value is None or isinstance(value, (bool, int, float, str))
 
-    for name, value in values:
-        if not fits(name, value):
-            raise ValueError(
-                f"{type(optimizer).__name__} holds {name}, a {type(value).__name__}, which a "
-                "checkpoint cannot hold, keep it as a number, or for each parameter as a dense "
-                "tensor or a number"
-            )
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _is_option(value: Any) -> bool:
+    return all(map(_is_option, value)) if isinstance(value, (list, tuple)) else _is_plain(value)
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
 def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
