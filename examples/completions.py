@@ -3,7 +3,8 @@
     python examples/completions.py MODEL RECORDS.jsonl [STEPS]
 
 Each line of the file is {"prompt": "...", "completion": "..."}. A sample may bring labels of its
-own, -100 where nothing is to be predicted; the collator pads them with the tokens.
+own, -100 where nothing is to be predicted; the collator pads them with the tokens. Saves to
+./gpt2-finetuned-completions.
 """
 
 import json

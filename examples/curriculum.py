@@ -3,7 +3,8 @@
     python examples/curriculum.py MODEL TEXT [STEPS]
 
 The loop takes anything with a length, micro-batches by (epoch, index), and their sample numbers. As
-the order depends on these two numbers alone, a stopped run could go on at the same place.
+the order depends on these two numbers alone, a stopped run could go on at the same place. Saves to
+./gpt2-finetuned-curriculum.
 """
 
 import sys

@@ -3,7 +3,8 @@
     python examples/distillation.py TEACHER TEXT [STEPS]
 
 The student is new, has a quarter of the teacher's layers, and the teacher's tokenizer. Its loss is
-half the usual one, and half the divergence from the teacher's probabilities at a temperature.
+half the usual one, and half the divergence from the teacher's probabilities at a temperature. Saves
+to ./gpt2-finetuned-student.
 """
 
 import sys

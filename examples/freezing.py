@@ -3,7 +3,7 @@
     python examples/freezing.py MODEL TEXT [STEPS]
 
 For models of GPT-2's architecture. No gradient is computed below the first block that learns, and
-the optimizer holds moments for a fraction of the weights.
+the optimizer holds moments for a fraction of the weights. Saves to ./gpt2-finetuned-last-blocks.
 """
 
 import sys

@@ -3,7 +3,7 @@
     python examples/lora.py MODEL TEXT [STEPS]
 
 For models of GPT-2's architecture, whose linear layers are `Conv1D`. In the end the products are
-added to the weights: what is saved is a usual model.
+added to the weights: what is saved is a usual model. Saves to ./gpt2-finetuned-lora.
 """
 
 import sys

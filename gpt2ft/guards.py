@@ -8,9 +8,9 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -26,19 +26,29 @@ def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
     """
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     seed = int.from_bytes(digest[:8], "big")
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        before = torch.mps.get_rng_state() if device.type == "mps" else None
+    with _random_states_kept([device] if device.type == "cuda" else [], device.type == "mps"):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        elif before is not None:
+        elif device.type == "mps":
             torch.mps.manual_seed(seed)
-        try:
+        yield
+
+
+@contextlib.contextmanager
+def _random_states_kept(cuda: Sequence[Any], mps: bool) -> Iterator[None]:
+    """After the block torch's generators go on as if nothing had been drawn in it.
+
+    Those of the CPU, of these CUDA devices and, if `mps`, of Apple's device.
+    """
+    before = torch.mps.get_rng_state() if mps else None
+    try:
+        with torch.random.fork_rng(cuda):
             yield
-        finally:
-            if before is not None:
-                torch.mps.set_rng_state(before)
+    finally:
+        if before is not None:
+            torch.mps.set_rng_state(before)
 
 
 @contextlib.contextmanager
@@ -50,10 +60,11 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """
     modes = {module: module.training for module in model.modules()}
     devices = range(torch.cuda.device_count())  # named, or torch warns where there are many
+    states = _random_states_kept(devices, torch.backends.mps.is_available())
     # Only where something was compiled: to ask torch.compiler would load the compiler.
     compiles = "torch._dynamo" in sys.modules
     eager = torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
-    with torch.random.fork_rng(devices), torch.no_grad(), eager:
+    with states, torch.no_grad(), eager:
         model.eval()
         try:
             yield

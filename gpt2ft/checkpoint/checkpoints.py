@@ -102,10 +102,12 @@ def _full_disk_explained(output_dir: Path, state: TrainState) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        need = _bytes_needed(state)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not is_full and durable.free_bytes(output_dir) >= need:  # safetensors gives no number
             raise
-        need = _lacks_space(output_dir, _bytes_needed(state))
-        explained = OSError(f"{os.strerror(error.errno)} while saving: {need}")
+        reason = os.strerror(error.errno) if error.errno else error
+        explained = OSError(f"{reason} while saving: {_lacks_space(output_dir, need)}")
         explained.errno = error.errno
         raise explained from error
 

@@ -10,7 +10,7 @@ import difflib
 import inspect
 import itertools
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -74,8 +74,13 @@ def _field_name(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
-    """A flag for each field, its docstring the help; the result holds only what was given."""
+def add_flags(
+    parser: argparse.ArgumentParser, kind: type[Any], *, without_help: Collection[str] = ()
+) -> None:
+    """A flag for each field, its docstring the help; the result holds only what was given.
+
+    Those of `without_help` are accepted, but not listed.
+    """
     docs, types = field_docs(kind), field_types(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for part in kind.__mro__[:-1]:  # its own first, those of a base in a group below
@@ -83,24 +88,26 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
         title = str(part.__doc__).splitlines()[0].removesuffix(".")
         group = parser if part is kind else parser.add_argument_group(title)
         for name in own:
-            _add_flag(group, fields[name], types[name][0], docs[name])
+            doc = None if name in without_help else docs[name]
+            _add_flag(group, fields[name], types[name][0], doc)
 
 
 def _add_flag(
-    parser: argparse._ActionsContainer, field: dataclasses.Field[Any], kind: Any, doc: str
+    parser: argparse._ActionsContainer, field: dataclasses.Field[Any], kind: Any, doc: str | None
 ) -> None:
     short, off_flag = field.metadata.get("flag"), field.metadata.get("off_flag")
     names = [*_spellings(field.name), *([short] if short else [])]
     names.sort(key=lambda name: name.startswith("--"))
     default = None if field.default in (dataclasses.MISSING, ()) else field.default
-    if not isinstance(default, bool) and default is not None:
-        doc += f" (default: {default})"
-    options: dict[str, Any] = {"dest": field.name, "help": doc.replace("%", "%%")}
+    text = argparse.SUPPRESS if doc is None else doc.replace("%", "%%")
+    if doc and not isinstance(default, bool) and default is not None:
+        text += f" (default: {default})"
+    options: dict[str, Any] = {"dest": field.name, "help": text}
     if kind is bool:
         off = [*([off_flag] if off_flag else []), *_spellings(f"no_{field.name}")]
         # Of the two the one that changes the default is explained.
         silent = {**options, "help": argparse.SUPPRESS}
-        explained = {**options, "help": field.metadata.get("off_help") or options["help"]}
+        explained = {**options, "help": (doc and field.metadata.get("off_help")) or text}
         parser.add_argument(*names, action="store_true", **(silent if default else options))
         parser.add_argument(*off, action="store_false", **(explained if default else silent))
     elif bare := field.metadata.get("value_if_bare"):

@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ from .process import set_up_process, spin_briefly
 from .prompts import Prompt, read_prompts
 
 FAILED = 1
+# Settings that mean nothing for a run of which nothing is kept.
+OF_A_KEPT_RUN = (
+    *("output_dir", "overwrite_output_dir", "resume", "logging_steps"),
+    *("eval_steps", "save_steps", "save_total_limit"),
+)
 Command = Callable[[TrainConfig], int]
 
 
@@ -82,12 +87,12 @@ def make_parser() -> Parser:
     verify.set_defaults(command=_verify_resume)
     text = "optimizer steps before the stop, and again after it (default: 3)"
     verify.add_argument("--steps", type=int, default=3, metavar="N", help=text)
-    for of_a_run in (train, verify):
-        _add_run_flags(of_a_run)
+    _add_run_flags(train)
+    _add_run_flags(verify, without_help=OF_A_KEPT_RUN)
     return parser
 
 
-def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+def _add_run_flags(parser: argparse.ArgumentParser, without_help: Collection[str] = ()) -> None:
     parser.add_argument(
         "--config",
         metavar="NAME|FILE",
@@ -99,7 +104,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         text = f"same as --precision {precision}"
         options = {"dest": "precision", "action": "store_const", "const": precision}
         either.add_argument(f"--{precision}", help=text, **options)  # type: ignore[arg-type]
-    add_flags(parser, TrainConfig)
+    add_flags(parser, TrainConfig, without_help=without_help)
 
 
 class _Version(argparse.Action):

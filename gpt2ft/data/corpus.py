@@ -148,16 +148,18 @@ class _Reader:
             # "None" and "NA" are words.
             options = {"keep_default_na": False} if loader == "csv" else {}
             names = [glob.escape(name) for name in files]
-            rows = datasets.load_dataset(loader, data_files=names, split="train", **options)
+            builder = datasets.load_dataset_builder(loader, data_files=names, **options)
+            builder.download_and_prepare()
         except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
             if isinstance(error.__cause__, UnicodeDecodeError):
                 for path, size, _ in stamps:
                     for _ in text_files.read_text(path, 0, size):  # raises with file and byte
                         pass
-            raise ValueError(
-                f"{source} cannot be read as {loader}, {_reason(error)}, correct it"
-            ) from error
-        return self._text_only(rows, source)
+            reason = str(error.__cause__ or error).strip()
+            raise ValueError(f"{source} cannot be read as {loader}, {reason}, correct it") from error
+        if not builder.info.splits["train"].num_examples:
+            raise ValueError(f"{source} has no records, give a file with at least one")
+        return self._text_only(builder.as_dataset(split="train"), source)
 
     def _text_only(self, rows: Dataset, source: str) -> Dataset:
         """The rows with their text alone, in a column `text`."""
@@ -181,7 +183,8 @@ def _prepared(name: str, config: str | None) -> datasets.DatasetBuilder:
             raise ValueError(f"{elsewhere[0]} is no part of it")
         builder.download_and_prepare()
     except datasets.exceptions.DatasetGenerationError as error:
-        raise ValueError(f"data set {name} cannot be read, {_reason(error)}") from error
+        reason = error.__cause__ or error
+        raise ValueError(f"data set {name} cannot be read, {reason}") from error
     except Exception as error:
         # Where another configuration is cached, datasets raises ValueError for this one.
         if only_cache and (isinstance(error, OSError) or builder is None):
@@ -261,9 +264,3 @@ def _cached(
         )
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from None
-
-
-def _reason(error: Exception) -> str:
-    """The cause of the error, if `datasets` has chained one, else its own message."""
-    reason = str(error.__cause__ or error).strip()
-    return "it has no records" if "corresponds to no data" in reason else reason

@@ -79,8 +79,6 @@ def _unavailable(what: str, name: str, error: Exception) -> Exception:
         )
     if isinstance(error, safetensors.SafetensorError):
         reason = f"its model.safetensors or a part of it is damaged, {reason}"
-    if "trust_remote_code" in reason:
-        reason = "it wants to run code of its own (auto_map), which is refused, name another"
     return ValueError(f"{what} {name} cannot be loaded, {reason[:500]}")
 
 
@@ -139,15 +137,32 @@ def _tokenizer_class(name: str) -> Any:
     return find(name) if find else getattr(transformers, name, None)
 
 
+def _type_is_known(settings: dict[str, Any]) -> bool:
+    """Whether these are settings of a model type that transformers has."""
+    return settings.get("model_type") in transformers.CONFIG_MAPPING
+
+
+def _refuse_needed_code(settings: dict[str, Any], is_known: bool) -> None:
+    """Raise `ValueError` if it cannot be loaded without the code that the settings name."""
+    if settings.get("auto_map") and not is_known:
+        raise ValueError(
+            "it wants to run code of its own (auto_map), which is refused, name another"
+        )
+
+
 def check_tokenizer(name: str, revision: str) -> None:
     """Refuse a tokenizer class that is not one: some other classes load parts for which
     `trust_remote_code=False` has no effect."""
     for file in ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json"):
         _json(name, file, revision)
     base = transformers.PreTrainedTokenizerBase
+    class_is_known = False
     for file in ("tokenizer_config.json", "config.json"):
-        named = _json(name, file, revision).get("tokenizer_class")
+        settings = _json(name, file, revision)
+        named = settings.get("tokenizer_class")
         kind = _tokenizer_class(named) if named else None
+        class_is_known |= kind is not None
+        _refuse_needed_code(settings, class_is_known or _type_is_known(settings))
         if kind and not (isinstance(kind, type) and issubclass(kind, base)):
             raise ValueError(f"{file} names the class {named}, no tokenizer that is installed")
 
@@ -160,6 +175,7 @@ def check_model(name: str, revision: str) -> None:
         raise ValueError("it holds shard-*.safetensors of a distributed run, consolidate them")
     _json(name, "generation_config.json", revision)
     config = _json(name, "config.json", revision)
+    _refuse_needed_code(config, _type_is_known(config))
     source = config.get("transformers_weights") or "model.safetensors.index.json"
     weights = [source]
     if source.endswith(".index.json"):

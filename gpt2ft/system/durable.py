@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +44,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     try:
         save_file(tensors, path)
     except SafetensorError as error:
-        raise _os_error(path, error) from error
+        raise OSError(f"{path} cannot be written, {error}") from error
     _give_usual_mode(path)
 
 
@@ -57,7 +56,7 @@ def write_by(save: Callable[..., object], folder: Path, **options: Any) -> None:
     except OSError:
         raise
     except Exception as error:  # tokenizers knows no other
-        raise _os_error(folder, error) from error
+        raise OSError(f"{folder} cannot be written, {error}") from error
     for path in folder.iterdir():
         if path.is_file():
             _give_usual_mode(path)
@@ -146,14 +145,6 @@ def _errors_name(path: Path) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
-
-
-def _os_error(path: Path, error: Exception) -> OSError:
-    """What a library in Rust raised, with the error number that is in its text."""
-    result = OSError(f"{path} cannot be written, {error}")
-    if number := re.search(r"\(os error (\d+)\)", str(error)):
-        result.errno = int(number[1])
-    return result
 
 
 def _sha256(path: Path) -> str:

@@ -382,5 +382,5 @@ def test_a_list_of_texts_is_tokenized(tokenizer):
 
 def test_a_data_set_without_rows(tmp_path):
     Dataset.from_dict({"text": []}).to_parquet(tmp_path / "none.parquet")
-    with pytest.raises(ValueError, match=r"none\.parquet .*it has no records"):
+    with pytest.raises(ValueError, match=r"none\.parquet has no records"):
         load_corpus(train_file=str(tmp_path / "none.parquet"), validation_split_percentage=0)

@@ -135,9 +135,8 @@ def test_an_error_of_the_disk_says_where(tmp_path, monkeypatch):
     for call in (durable.sync_file, durable.sync_folder):
         with pytest.raises(OSError, match=f"Input/output error: '{path}'"):
             call(path)
-    with pytest.raises(OSError, match=f"{path}/x cannot be written") as caught:
+    with pytest.raises(OSError, match=f"{path}/x cannot be written, .*Not a directory"):
         durable.write_tensors(path / "x", {})
-    assert caught.value.errno == errno.ENOTDIR
 
 
 def test_a_disk_that_is_really_full_is_an_os_error(tmp_path):

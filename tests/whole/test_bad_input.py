@@ -356,7 +356,7 @@ RECORDS = [
     Row(
         "csv without rows",
         CSV,
-        "a.csv cannot be read as csv, it has no records, correct it",
+        "a.csv has no records, give a file with at least one",
         written("a.csv", "text\n"),
     ),
     Row("csv of numbers", CSV, f"a.csv has {NOT_STRINGS}", written("a.csv", "text\n1\n2\n")),

@@ -328,7 +328,7 @@ def test_a_way_that_nobody_thought_of_is_not_asked_about(model_folder, marker, m
     edit(model_folder / "config.json", model_type="foreign", auto_map=AUTO_MAP)
     edit(model_folder / "tokenizer_config.json", tokenizer_class="AutoConfig")
     monkeypatch.setattr(modeling, "check_tokenizer", lambda *_: None)
-    with pytest.raises(ValueError, match="run code of its own"):
+    with pytest.raises(ValueError, match="custom code"):
         gpt2ft.load_tokenizer(str(model_folder))
 
 
