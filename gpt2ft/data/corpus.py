@@ -156,7 +156,9 @@ class _Reader:
                     for _ in text_files.read_text(path, 0, size):  # raises with file and byte
                         pass
             reason = str(error.__cause__ or error).strip()
-            raise ValueError(f"{source} cannot be read as {loader}, {reason}, correct it") from error
+            raise ValueError(
+                f"{source} cannot be read as {loader}, {reason}, correct it"
+            ) from error
         if not builder.info.splits["train"].num_examples:
             raise ValueError(f"{source} has no records, give a file with at least one")
         return self._text_only(builder.as_dataset(split="train"), source)
