@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from .guards import seeded, undisturbed, uninterrupted
 from .loss import causal_lm_loss, count_targets, total_count
+from .micro_batches import Batch as Batch
+from .micro_batches import Data as Data
+from .micro_batches import fetch, next_batches, own_part, step_samples
 from .optim import clip_and_step
+from .parallel import processes
+from .parallel.gradient_sum import GradientSum, share
 from .precision import Precision, Readback, resolve_precision
 
-Batch = Mapping[str, torch.Tensor]
 LossFunction = Callable[[torch.nn.Module, Batch], torch.Tensor]
 """From model and batch, on the model's device, to the sum of the losses, a 0-d tensor."""
 CountFunction = Callable[[Batch], float]
 """From a batch, on the CPU, to what the sum of its losses is to be divided by."""
 
 MAX_SKIPPED_IN_A_ROW = 10
-
-
-class Data(Protocol):
-    """Micro-batches as a function of epoch and index: a place in the data is two numbers."""
-
-    def __len__(self) -> int:
-        """Micro-batches of an epoch."""
-
-    def __getitem__(self, position: tuple[int, int]) -> Batch:
-        """The micro-batch at (epoch, index): CPU tensors, at least `input_ids`, `labels` (B, T)."""
-
-    def sample_numbers(self, epoch: int, index: int) -> Iterable[int]:
-        """Which samples of the corpus that micro-batch holds."""
 
 
 @dataclass
@@ -74,9 +66,12 @@ class TrainState:
     ) -> TrainState:
         """The state at step 0; without a precision, the best of the model's device.
 
-        `seed` is that of dropout, and of whatever else the model draws in training.
+        `seed` is that of dropout, and of whatever else the model draws in training. Under
+        `torchrun` the processes meet here, and all take the weights of process 0.
         """
         device = next(model.parameters()).device
+        processes.join(device)
+        processes.copy_from_main([*model.parameters(), *model.buffers()])
         precision = precision or resolve_precision("auto", device)
         return cls(model, optimizer, precision.scaler(), precision, int(seed))
 
@@ -129,8 +124,9 @@ def train_step(
 ) -> StepResult:
     """One optimizer step over micro-batches that together are its batch.
 
-    The gradient is that of the mean over all targets of all micro-batches, so how they are divided
-    does not matter; it is clipped to the norm `max_grad_norm`. The model is put in training mode.
+    Where several processes train, each gives its own part of them, in the order of the ranks. The
+    gradient is that of the mean over all targets of all micro-batches, so how they are divided does
+    not matter; it is clipped to the norm `max_grad_norm`. The model is put in training mode.
     `learning_rate` is for all parameter groups, None leaves theirs. `loss_fn` maps model and batch
     to a summed loss, `count_fn` a batch (on the CPU) to what that sum is divided by. Where loss or
     gradient is not finite, the update is skipped; the step counts all the same. Interrupted by
@@ -144,28 +140,31 @@ def train_step(
         for group in optimizer.param_groups:
             group["lr"] = float(learning_rate)
     # Counted on the CPU, before anything is copied: the host need not wait for the device.
-    n_targets = total_count(micro_batches, count_fn)
-    if n_targets == 0:
+    step = share(total_count(micro_batches, count_fn), len(micro_batches))  # of all processes
+    if step.n_targets == 0:
         raise NoTargetsError("every label of the step is masked, there is nothing to learn from")
 
-    loss = torch.zeros((), device=device)
-    for number, cpu_batch in enumerate(micro_batches):
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = GradientSum(step, parameters)
+    for number, cpu_batch in zip(step.own, micro_batches, strict=True):
         batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
         with torch.enable_grad(), seeded(device, state.seed, state.step, number):
             with state.precision.autocast():
-                part = loss_fn(state.model, batch) / n_targets
+                part = loss_fn(state.model, batch) / step.n_targets
             # An infinite loss may have a finite gradient: with NaN the update is skipped.
             finite = torch.where(torch.isfinite(part), 1.0, torch.nan)
             scaler.scale(part * finite).backward()
-        loss += part.detach()
+        gradients.add(number, part.detach())
+    loss = gradients.finish()
 
     def update() -> StepResult:
         grad_norm, skipped = clip_and_step(optimizer, scaler, max_grad_norm=max_grad_norm)
-        batches = range(state.batches, state.batches + len(micro_batches))
+        batches = range(state.batches, state.batches + step.n_micro_batches)
         state.step, state.batches = state.step + 1, batches.stop
-        state.tokens, state.skipped_steps = state.tokens + n_targets, state.skipped_steps + skipped
+        state.tokens += step.n_targets
+        state.skipped_steps = state.skipped_steps + skipped
         lr = optimizer.param_groups[0]["lr"]
-        return StepResult(state.step, loss, batches, n_targets, grad_norm, lr, skipped)
+        return StepResult(state.step, loss, batches, step.n_targets, grad_norm, lr, skipped)
 
     return uninterrupted(update)
 
@@ -176,6 +175,7 @@ def train(
     *,
     max_steps: int,
     gradient_accumulation_steps: int = 1,
+    micro_batches_per_step: int | None = None,
     learning_rate: Callable[[int], float] | None = None,
     max_grad_norm: float = math.inf,
     loss_fn: LossFunction = causal_lm_loss,
@@ -188,9 +188,10 @@ def train(
     and goes on (the result of a step that was complete by then is not yielded). `learning_rate`
     maps the number of earlier steps to the rate of the next, None leaves the optimizer's. A step
     never reaches over the end of an epoch, so the last one of an epoch may have fewer
-    micro-batches. While the device computes a step, the batches of the next one are made, before
-    the body of the `for` runs. Raises `NoTargetsError`, and `NonFiniteError` after ten skipped
-    updates in a row, both naming the samples.
+    micro-batches. `gradient_accumulation_steps` is of each process; `micro_batches_per_step`, where
+    it is given, of all processes together. While the device computes a step, the batches of the
+    next one are made, before the body of the `for` runs. Raises `NoTargetsError`, and
+    `NonFiniteError` after ten skipped updates in a row, both naming the samples.
     """
     if len(data) == 0:
         raise ValueError("the data has no micro-batches")
@@ -202,12 +203,14 @@ def train(
             f"learning_rate is {learning_rate!r}, give a function of the step; "
             "a constant rate is set when the optimizer is made"
         )
+    n = micro_batches_per_step or gradient_accumulation_steps * processes.size()
+    device = state.precision.device
     skips: Readback[StepResult] = Readback()
     in_a_row = 0
     ahead: dict[range, list[Batch]] = {}  # at most one step's
     while state.step < max_steps:
-        batches = _next_batches(state, data, gradient_accumulation_steps)
-        micro_batches = ahead.get(batches) or _fetched(data, batches, state.precision.device)
+        batches = next_batches(data, state.batches, n)
+        micro_batches = ahead.get(batches) or fetch(data, own_part(batches), device)
         try:
             result = train_step(
                 state,
@@ -221,9 +224,9 @@ def train(
             raise NoTargetsError(f"{error}: samples {step_samples(data, batches)}") from error
         skips.put(result.skipped, result)
         if state.step < max_steps:
-            batches = _next_batches(state, data, gradient_accumulation_steps)
+            batches = next_batches(data, state.batches, n)
             with contextlib.suppress(Exception):  # raised again when their turn comes
-                ahead = {batches: _fetched(data, batches, state.precision.device)}
+                ahead = {batches: fetch(data, own_part(batches), device)}
         yield result
         for skipped, late in skips.arrived(wait=state.step >= max_steps):
             in_a_row = in_a_row + 1 if skipped else 0
@@ -234,26 +237,6 @@ def train(
                     f"{late.step}: samples {samples}",
                     late,
                 )
-
-
-def _next_batches(state: TrainState, data: Data, n: int) -> range:
-    """Numbers of the next step's micro-batches: `n`, or fewer at the end of an epoch."""
-    end_of_epoch = (state.batches // len(data) + 1) * len(data)
-    return range(state.batches, min(state.batches + n, end_of_epoch))
-
-
-def _fetched(data: Data, batches: range, device: torch.device) -> list[Batch]:
-    """The micro-batches of these numbers; for CUDA pinned, so that copying does not wait."""
-    fetched = [data[divmod(number, len(data))] for number in batches]
-    if device.type == "cuda":
-        fetched = [{k: v.pin_memory() for k, v in batch.items()} for batch in fetched]
-    return fetched
-
-
-def step_samples(data: Data, batches: range) -> list[int]:
-    """Numbers of the samples in the micro-batches of these numbers, counted over all epochs."""
-    places = [divmod(number, len(data)) for number in batches]
-    return [int(number) for place in places for number in data.sample_numbers(*place)]
 
 
 @dataclass(frozen=True)
@@ -282,19 +265,26 @@ def evaluate(
     """Loss over one epoch of `data`, weighted by tokens; keeps no logits beyond a batch.
 
     Without a precision it is the best of the model's device. Calls `on_batch` after each batch.
-    Raises `NoTargetsError` if every label is masked.
+    Where several processes train, all must call it: each computes every W-th batch. Raises
+    `NoTargetsError` if every label is masked.
     """
     precision = precision or resolve_precision("auto", next(model.parameters()).device)
-    loss_sum: float = 0
-    n_targets: float = 0
+    losses: list[float] = []
+    counts: list[float] = []
     with undisturbed(model):
-        for index in range(len(data)):
-            cpu_batch = data[0, index]
-            n_targets += total_count([cpu_batch], count_fn)
-            batch = {name: value.to(precision.device) for name, value in cpu_batch.items()}
-            with precision.autocast():
-                loss_sum += float(loss_fn(model, batch))  # in double precision, over many batches
+        for first in range(0, len(data), processes.size()):
+            losses.append(0)
+            counts.append(0)
+            if (index := first + processes.rank()) < len(data):
+                cpu_batch = data[0, index]
+                counts[-1] = total_count([cpu_batch], count_fn)
+                batch = {name: value.to(precision.device) for name, value in cpu_batch.items()}
+                with precision.autocast():
+                    losses[-1] = float(loss_fn(model, batch))
             on_batch()
+    # Added in double precision, in the order of the batches, however many processes there are.
+    loss_sum = sum(itertools.chain.from_iterable(zip(*processes.gather(losses), strict=True)))
+    n_targets = sum(map(sum, processes.gather(counts)))
     if n_targets == 0:
         raise NoTargetsError("there is nothing to predict in the evaluation data")
     return Evaluation(loss_sum / n_targets, n_targets)

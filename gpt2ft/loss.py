@@ -68,13 +68,11 @@ def total_count(
 ) -> float:
     """What the sum of the losses of these batches is divided by, a number of Python.
 
-    Raises `TypeError` if it is not given a list, `ValueError` if that is empty, or if the count is
-    negative or not finite.
+    Raises `TypeError` if it is not given a list, `ValueError` if the count is negative or not
+    finite.
     """
     if isinstance(batches, Mapping):
         raise TypeError("this is one batch, give a list of batches: [batch]")
-    if not batches:
-        raise ValueError("there are no batches, a step needs at least one")
     counts = [count_fn(batch) for batch in batches]
     total: float = sum(n.item() if hasattr(n, "item") else n for n in counts)
     if not 0 <= total < math.inf:

@@ -13,7 +13,8 @@ import torch
 from ..checkpoint import checkpoints
 from ..checkpoint.folders import checkpoint_folders, checkpoint_paths, recorded_run
 from ..config import TrainConfig
-from ..loop import NonFiniteError, StepResult, step_samples, train
+from ..loop import NonFiniteError, StepResult, train
+from ..micro_batches import step_samples
 from ..precision import Readback
 from ..system import durable
 from ..system.signals import Stop, Stopped

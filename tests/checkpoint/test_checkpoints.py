@@ -26,7 +26,7 @@ from gpt2ft import (
 from gpt2ft.checkpoint import checkpoints, snapshot
 from gpt2ft.checkpoint.folders import checkpoint_folders, is_finished
 from gpt2ft.checkpoint.manifest import CheckpointError, verify_checkpoint, with_sha256
-from gpt2ft.loop import step_samples
+from gpt2ft.micro_batches import step_samples
 from gpt2ft.optim import parameter_groups
 from gpt2ft.precision import Precision
 from gpt2ft.system import durable

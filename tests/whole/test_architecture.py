@@ -24,16 +24,18 @@ MAY_IMPORT = {
     "models": {"guards", "system"},
     "kernels": {"models.probe"},
     "loss": {"kernels", "models.probe"},
-    "loop": {"guards", "loss", "optim", "precision"},
+    "parallel": set(),
+    "micro_batches": {"parallel"},
+    "loop": {"guards", "loss", "micro_batches", "optim", "parallel", "precision"},
     "checkpoint": {"loop", "system"},
     "generation": {"config", "kernels", "models", "precision"},
     "run": {
-        *("checkpoint", "config", "data", "generation", "guards", "kernels", "loop", "models"),
-        *("optim", "precision", "settings", "system"),
+        *("checkpoint", "config", "data", "generation", "guards", "kernels", "loop"),
+        *("micro_batches", "models", "optim", "parallel", "precision", "settings", "system"),
     },
     "cli": {
-        *("", "checkpoint", "config", "data", "generation", "kernels", "models", "precision"),
-        *("run", "settings", "system"),
+        *("", "checkpoint", "config", "data", "generation", "kernels", "models", "parallel"),
+        *("precision", "run", "settings", "system"),
     },
     "__main__": {"cli"},
 }
@@ -106,7 +108,8 @@ def test_what_the_loop_stands_on_is_neither_data_nor_hub():
             reached.add(name)
             todo += imports(PACKAGE.joinpath(*name.split(".")).with_suffix(".py"))
     assert {part_of(name) for name in reached} == {
-        *("loop", "guards", "loss", "optim", "precision", "kernels", "models"),
+        *("loop", "guards", "loss", "micro_batches", "optim", "parallel", "precision"),
+        *("kernels", "models"),
     }
     assert {name for name in reached if name.startswith("models")} == {"models.probe"}
 
@@ -146,7 +149,7 @@ def test_whole_names_are_found_in_any_form(line):
 
 def test_a_folders_init_holds_its_docstring_and_nothing_else():
     folders = [path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
-    assert len(folders) == 8
+    assert len(folders) == 9
     for path in folders:
         (only,) = ast.parse(path.read_text(encoding="utf-8")).body
         assert isinstance(only, ast.Expr) and isinstance(only.value.value, str)

@@ -1,0 +1,180 @@
+"""One process or many: which of them this is, what they tell each other, and who goes first.
+
+`torchrun` starts the processes and sets the environment that is read here; `torch.distributed`
+carries what they exchange. One process is the same code: there is nobody to ask or to wait for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+
+VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Tokenizing a large corpus, for which the others wait, takes hours. A process that has ended is
+# noticed at once all the same: its connections close, and torchrun ends the others.
+PATIENCE = datetime.timedelta(days=7)
+
+
+class LostProcessError(ConnectionError):
+    """Another process of this run has ended, or cannot be reached."""
+
+
+def launched() -> int:
+    """How many processes the environment says there are, 1 without `torchrun`.
+
+    Raises `ValueError` if it names several, but not which of them this is.
+    """
+    size = int(os.environ.get("WORLD_SIZE") or 1)
+    if size > 1 and (missing := [name for name in VARIABLES if not os.environ.get(name)]):
+        raise ValueError(
+            f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start several processes "
+            "with torchrun, or unset WORLD_SIZE"
+        )
+    return size
+
+
+def join(device: str | torch.device = "cpu") -> None:
+    """Meet the other processes, if `torchrun` has started several; once is enough.
+
+    On CUDA they exchange tensors by NCCL, and small numbers by gloo, as on a CPU. Raises
+    `ValueError` if the environment is incomplete, `LostProcessError` if they do not all come.
+    """
+    if dist.is_initialized() or launched() == 1:
+        return
+    is_cuda = torch.device(device).type == "cuda"
+    with reaching():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo", timeout=PATIENCE)
+    atexit.register(leave)
+
+
+def leave() -> None:
+    """End the exchange with the other processes."""
+    if dist.is_initialized():
+        with contextlib.suppress(RuntimeError):  # some may be gone
+            dist.destroy_process_group()
+
+
+def size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0; process 0 writes files and speaks."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, from 0."""
+    return int(os.environ["LOCAL_RANK"]) if launched() > 1 else 0
+
+
+def local_size() -> int:
+    """How many processes of the run are on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if launched() > 1 else 1
+
+
+def gather(numbers: Sequence[float]) -> list[list[float]]:
+    """The numbers of each process, in the order of their ranks: as many from each."""
+    if size() == 1:
+        return [list(numbers)]
+    own = torch.tensor(numbers, dtype=torch.float64)
+    rows = [torch.empty_like(own) for _ in range(size())]
+    with reaching():
+        dist.all_gather(rows, own)
+    return [row.tolist() for row in rows]
+
+
+def gather_text(text: str) -> list[str]:
+    """The text of each process, in the order of their ranks."""
+    data = text.encode()
+    lengths = [int(n) for (n,) in gather([len(data)])]
+    if size() == 1:
+        return [text]
+    own = torch.zeros(max(lengths), dtype=torch.uint8)
+    own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else own[:0]
+    rows = [torch.empty_like(own) for _ in range(size())]
+    with reaching():
+        dist.all_gather(rows, own)
+    pairs = zip(rows, lengths, strict=True)
+    return [row[:length].numpy().tobytes().decode() for row, length in pairs]
+
+
+def of_main(text: str) -> str:
+    """The text of process 0."""
+    return gather_text(text if rank() == 0 else "")[0]
+
+
+def largest(number: int) -> int:
+    """The largest of the numbers of all processes."""
+    return int(max(number for (number,) in gather([number])))
+
+
+def any_of(flags: Sequence[bool]) -> list[bool]:
+    """For each place whether any process has true there; all have as many."""
+    found = torch.tensor(flags, dtype=torch.uint8)
+    if size() > 1:
+        with reaching():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in found]
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    gather([0])
+
+
+def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
+    """Give these tensors, in place, the values that process 0 has in them."""
+    for tensor in tensors if size() > 1 else ():
+        data = tensor.detach().contiguous().flatten().view(torch.uint8)  # gloo lacks some dtypes
+        with reaching():
+            dist.broadcast(data, 0)
+        tensor.detach().copy_(data.view(tensor.dtype).view(tensor.shape))
+
+
+@contextlib.contextmanager
+def first_on_its_machine() -> Iterator[None]:
+    """One process of each machine does what is in the block, then the others of that machine do.
+
+    For what is found in a cache the second time.
+    """
+    if local_rank() > 0:
+        wait()
+    try:
+        yield
+    finally:
+        if local_rank() == 0:
+            wait()
+
+
+def refuse_differences(settings: Mapping[str, object]) -> None:
+    """Raise `ValueError` unless all processes have the same; names the process and what differs."""
+    for name, value in settings.items():
+        values = gather_text(str(value))
+        for number, other in enumerate(values):
+            if other != values[0]:
+                raise ValueError(
+                    f"the processes of this run differ in {name}: process 0 has {values[0]}, "
+                    f"process {number} has {other}; start all with the same command, on machines "
+                    "with the same versions and data"
+                )
+
+
+@contextlib.contextmanager
+def reaching() -> Iterator[None]:
+    """Say of an exchange that fails what that means."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise LostProcessError(
+            "another process of this run has ended or cannot be reached, see its own message"
+        ) from error

@@ -1,0 +1,1 @@
+"""Tests of gpt2ft/parallel."""
