@@ -78,17 +78,22 @@ class TrainConfig:
         None,
         of_command=True,
         rules_out_fallback=True,
-        value_if_bare="auto",
+        value_if_bare="newest",
         flag="--resume_from_checkpoint",
     )
-    """Go on from the newest valid checkpoint in output_dir, or from the one named."""
+    """Go on from the newest valid checkpoint in output_dir, or from the one named. `--resume auto`
+    starts the run if there is none yet: for a command that is repeated until the run is done."""
 
     per_device_train_batch_size: int = 8
     """Samples per micro-batch."""
     per_device_eval_batch_size: int = setting(8, may_change=True)
     """Samples per evaluation batch."""
-    gradient_accumulation_steps: int = 1
-    """Micro-batches per optimizer step."""
+    gradient_accumulation_steps: int = setting(1, may_change=True)
+    """Micro-batches per optimizer step, of each process."""
+    micro_batches_per_step: int | None = None
+    """Micro-batches per optimizer step, of all processes together; default:
+    gradient_accumulation_steps times the number of processes. A run that is resumed on another
+    number of processes divides them anew."""
     num_train_epochs: float = setting(1.0, may_change=True)
     """Passes over the corpus. May be raised when resuming: the learning rate then follows the
     schedule of the longer run from there on."""
@@ -161,7 +166,8 @@ class TrainConfig:
         if self.resume and self.overwrite_output_dir:
             raise ValueError("--resume and --overwrite_output_dir exclude each other, give one")
         check_bounds(self, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
-        check_bounds(self, "gradient_accumulation_steps", "logging_steps", "save_steps", at_least=1)
+        check_bounds(self, "gradient_accumulation_steps", "micro_batches_per_step", at_least=1)
+        check_bounds(self, "logging_steps", "save_steps", at_least=1)
         check_bounds(self, "max_steps", "eval_steps", "max_train_samples", at_least=1)
         check_bounds(self, "max_eval_samples", at_least=1)
         check_bounds(self, "preprocessing_num_workers", "threads", at_least=1, at_most=1024)

@@ -9,6 +9,8 @@ from typing import Generic, Literal, TypeVar
 
 import torch
 
+from .parallel import processes
+
 Note = TypeVar("Note")
 Name = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype | None] = {
@@ -49,12 +51,20 @@ class Precision:
 def resolve_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA, else MPS, else the CPU.
 
-    Raises `ValueError` if it is no device, or is not there.
+    Under `torchrun`, `cuda` is the GPU whose number on the machine is that of the process. Raises
+    `ValueError` if it is no device, or is not there.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda"
+    if name == "cuda" and processes.launched() > 1:
+        if processes.local_rank() >= (n := torch.cuda.device_count()) > 0:
+            raise ValueError(
+                f"process {processes.local_rank()} of this machine has no GPU of its own, there "
+                f"are {n}: start {n} processes a machine, or name --device cpu"
+            )
+        name = f"cuda:{processes.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

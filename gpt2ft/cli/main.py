@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..checkpoint.folders import find_checkpoint, is_finished, recorded_run
+from ..checkpoint.folders import is_finished
 from ..checkpoint.manifest import MANIFEST, read_json
 from ..config import GenerateConfig, TrainConfig
 from ..data.built_in import BUILT_IN_TEXT
@@ -30,8 +30,9 @@ from ..system.hub import HubUnavailableError, go_offline_if_unreachable
 from ..system.signals import Stop, Stopped, listening
 from ..system.terminal import discard_output, error_line, print_line, printable
 from .flags import USAGE_ERROR, Parser, add_flags, as_switches
-from .process import set_up_process, spin_briefly
+from .process import are_on_several_machines, meet, set_up_process, spin_briefly, whose_error
 from .prompts import Prompt, read_prompts
+from .run_settings import UsageError, train_config
 
 FAILED = 1
 # Settings that mean nothing for a run of which nothing is kept.
@@ -117,10 +118,6 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-class UsageError(ValueError):
-    """What was asked for does not make sense; nothing was done."""
-
-
 def _train(given: dict[str, Any]) -> int:
     def load(stop: Stop) -> Command:
         from ..run.finetune import finetune
@@ -148,79 +145,30 @@ def _verify_resume(given: dict[str, Any]) -> int:
 def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
     """Carry out the command for the run asked for; if none was and the hub is unreachable, for the
     quickstart."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError(
-            f"this was started as one of {os.environ['WORLD_SIZE']} processes, but a run is one "
-            "process today: start it without torchrun, as python train.py"
-        )
     spin_briefly()
     with listening() as stop:
-        config = _train_config(given)
+        config = train_config(given)
         dataset = None if config.dataset_name == BUILT_IN_TEXT else config.dataset_name
         _ask_hub_once([config.loaded_model, config.tokenizer_name, dataset])
         with stop.postponed():  # an import of torch's that is interrupted aborts the process
             command = load(stop)
             set_up_process(config.device, config.threads)
+            meet(config.device, stop)
         stop.check()
         try:
             return command(config)
         except HubUnavailableError as error:
-            if names_where(TrainConfig, "rules_out_fallback") & given.keys() or "config" in given:
+            if (
+                are_on_several_machines()
+                or names_where(TrainConfig, "rules_out_fallback") & given.keys()
+                or "config" in given
+            ):
                 raise
-            config = _train_config({**given, "config": recipes.FALLBACK_RECIPE})
+            config = train_config({**given, "config": recipes.FALLBACK_RECIPE})
             print_line(f"gpt2ft: {error}")
             recipe, folder = recipes.FALLBACK_RECIPE, config.output_dir
             print_line(f"gpt2ft: running the recipe {recipe} instead, into {folder}")
             return command(config)
-
-
-def _train_config(given: dict[str, Any]) -> TrainConfig:
-    """The run's settings: flags override the recipe or the resumed run, which override defaults."""
-    given = dict(given)
-    recipe = given.pop("config", None)
-    try:
-        if "resume" in given and recipe is None:
-            base = _resumed_config(given)
-        elif recipe is None and ("train_file" in given or "dataset_name" in given):
-            base = {}
-        else:
-            base = recipes.load_recipe(recipes.DEFAULT_RECIPE if recipe is None else recipe)
-        config = TrainConfig(**recipes.with_overrides(base, given))
-        config.validate()
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
-    return config
-
-
-def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
-    """What the run to be resumed was configured with, so that no flag need be repeated."""
-    if given["resume"] != "auto":
-        folders = [str(Path(given["resume"]).parent)]
-    elif "output_dir" in given:
-        folders = [given["output_dir"]]
-    else:
-        folders = recipes.known_output_dirs()
-    found = [folder for folder in folders if (Path(folder) / recipes.SETTINGS_FILE).is_file()]
-    for folder in () if found else folders:
-        if settings := _settings_in_checkpoint(folder):
-            return {**settings, "output_dir": folder}
-    if not found and given["resume"] != "auto":
-        raise ValueError(
-            f"--resume {given['resume']} is no checkpoint of a run, name one as "
-            "OUTPUT_DIR/checkpoint-500"
-        )
-    if not found:
-        raise ValueError(f"--resume finds no run in {', '.join(folders)}, name --output_dir")
-    newest = max(found, key=lambda folder: (Path(folder) / recipes.SETTINGS_FILE).stat().st_mtime)
-    saved = recipes.load_recipe(str(Path(newest) / recipes.SETTINGS_FILE))
-    return {**saved, "output_dir": newest}
-
-
-def _settings_in_checkpoint(folder: str) -> dict[str, Any]:
-    """What the newest valid checkpoint there was configured with, where config.yaml is gone."""
-    path, _ = find_checkpoint(folder)
-    settings: dict[str, Any] = recorded_run(path).get("config", {}) if path else {}
-    return settings
 
 
 def _generate(given: dict[str, Any]) -> int:
@@ -289,5 +237,7 @@ def _guarded(command: Callable[[], int], *, debug: bool) -> int:
         if debug:
             print(printable(traceback.format_exc()), file=sys.stderr)
             return USAGE_ERROR if isinstance(error, UsageError) else FAILED
-        print(f"gpt2ft: error: {printable(error_line(error))}", file=sys.stderr)
-        return USAGE_ERROR if isinstance(error, UsageError) else FAILED
+        status = USAGE_ERROR if isinstance(error, UsageError) else FAILED
+        if (whose := whose_error(error_line(error), is_usage=status == USAGE_ERROR)) is not None:
+            print(f"gpt2ft: error{whose}: {printable(error_line(error))}", file=sys.stderr)
+        return status

@@ -1,10 +1,12 @@
-"""What the program changes in its process; a call of the library changes none of it."""
+"""What the program changes in its process, and which of several it is."""
 
 from __future__ import annotations
 
 import os
 
-from ..system.terminal import silence_libraries
+from ..system.signals import Stop
+from ..system.terminal import be_quiet, silence_libraries
+from .run_settings import UsageError
 
 SPINS = "1000"
 
@@ -31,7 +33,51 @@ def set_up_process(device: str, threads: int | None) -> None:
 
     silence_libraries()
     never_ask()
+    if threads is None and launched_together() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        # torchrun's default, not the user's wish: the cores are for all processes of the machine.
+        threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"]))
     if threads is not None:
         torch.set_num_threads(threads)
     if resolve_device(device).type == "cpu":
         keep_freed_memory()
+
+
+def launched_together() -> int:
+    """How many processes `torchrun` has started, 1 without it. Raises `UsageError`."""
+    from ..parallel import processes
+
+    try:
+        return processes.launched()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def meet(device: str, stop: Stop) -> None:
+    """Meet the other processes of the run, if there are any; only one of them goes on speaking."""
+    from ..parallel import processes
+    from ..precision import resolve_device
+
+    processes.join(resolve_device(device))
+    stop.agree = processes.largest
+    if processes.rank() > 0:
+        be_quiet()
+
+
+def are_on_several_machines() -> bool:
+    """Whether the run has processes on other machines."""
+    from ..parallel import processes
+
+    return processes.size() > processes.local_size()
+
+
+def whose_error(message: str, *, is_usage: bool) -> str | None:
+    """Which process it is that has this error, in words; None if another one says the same."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return ""
+    if is_usage:  # of the command, which is the same for all
+        return "" if os.environ.get("LOCAL_RANK", "0") == "0" else None
+    from ..parallel import processes
+
+    if not processes.first_to_say(message):
+        return None
+    return f" in process {processes.rank()}" if processes.rank() else ""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +21,9 @@ VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PO
 # Tokenizing a large corpus, for which the others wait, takes hours. A process that has ended is
 # noticed at once all the same: its connections close, and torchrun ends the others.
 PATIENCE = datetime.timedelta(days=7)
+_store: Any = None  # where all processes can leave a word
+
+LOST = "another process of this run has ended or cannot be reached, see its own message"
 
 
 class LostProcessError(ConnectionError):
@@ -48,8 +53,19 @@ def join(device: str | torch.device = "cpu") -> None:
     if dist.is_initialized() or launched() == 1:
         return
     is_cuda = torch.device(device).type == "cuda"
+    if is_cuda:
+        torch.cuda.set_device(device)
+    global _store
     with reaching():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo", timeout=PATIENCE)
+        _store, number, n = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        _store.set_timeout(PATIENCE)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+            store=_store,
+            rank=number,
+            world_size=n,
+            timeout=PATIENCE,
+        )
     atexit.register(leave)
 
 
@@ -88,7 +104,7 @@ def gather(numbers: Sequence[float]) -> list[list[float]]:
     rows = [torch.empty_like(own) for _ in range(size())]
     with reaching():
         dist.all_gather(rows, own)
-    return [row.tolist() for row in rows]
+    return [[int(x) if x.is_integer() else x for x in row.tolist()] for row in rows]
 
 
 def gather_text(text: str) -> list[str]:
@@ -125,6 +141,24 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
     return [bool(flag) for flag in found]
 
 
+def on_main(work: Callable[[], str]) -> str:
+    """What `work()` returns in process 0, where alone it is done, and where its errors are raised.
+
+    The others then raise `LostProcessError`.
+    """
+    if rank() > 0:
+        outcome, text = of_main("").split(" ", 1)
+        if outcome == "failed":
+            raise LostProcessError(LOST)
+        return text
+    try:
+        text = work()
+    except BaseException:
+        of_main("failed ")
+        raise
+    return of_main(f"done {text}").split(" ", 1)[1]
+
+
 def wait() -> None:
     """Wait until all processes are here."""
     gather([0])
@@ -154,17 +188,28 @@ def first_on_its_machine() -> Iterator[None]:
             wait()
 
 
-def refuse_differences(settings: Mapping[str, object]) -> None:
-    """Raise `ValueError` unless all processes have the same; names the process and what differs."""
-    for name, value in settings.items():
-        values = gather_text(str(value))
-        for number, other in enumerate(values):
-            if other != values[0]:
+def refuse_differences(settings: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless all processes have the same; names the process and what differs.
+
+    The names are the same in all of them, the values what JSON can hold.
+    """
+    first, *others = (json.loads(text) for text in gather_text(json.dumps(settings)))
+    for number, other in enumerate(others, 1):
+        for name in first:
+            if other[name] != first[name]:
                 raise ValueError(
-                    f"the processes of this run differ in {name}: process 0 has {values[0]}, "
-                    f"process {number} has {other}; start all with the same command, on machines "
-                    "with the same versions and data"
+                    f"the processes of this run differ in {name}: process 0 has {first[name]}, "
+                    f"process {number} has {other[name]}; start all with the same command, on "
+                    "machines of the same kind, with the same versions and data"
                 )
+
+
+def first_to_say(message: str) -> bool:
+    """Whether no other process has asked this of the same message: what all find is said once."""
+    try:
+        return _store is None or int(_store.add(f"said {message}", 1)) == 1
+    except RuntimeError:  # whoever keeps the store is gone
+        return True
 
 
 @contextlib.contextmanager
@@ -175,6 +220,4 @@ def reaching() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise LostProcessError(
-            "another process of this run has ended or cannot be reached, see its own message"
-        ) from error
+        raise LostProcessError(LOST) from error

@@ -21,6 +21,7 @@ from ..kernels.accelerate import accelerate, compile_blocks
 from ..loop import TrainState
 from ..models import loading, probe
 from ..optim import build_optimizer, lr_at
+from ..parallel import processes
 from ..precision import resolve_device, resolve_precision
 from .recipe import settings_of
 
@@ -33,7 +34,7 @@ class Run:
     """All that a run is made of."""
 
     config: TrainConfig
-    """With precision, block_size, learning_rate and threads decided."""
+    """With precision, block_size, learning_rate, threads, micro_batches_per_step decided."""
     state: TrainState
     tokenizer: Any
     data: Batches
@@ -72,7 +73,7 @@ class Run:
             )
 
         return {
-            "gradient_accumulation_steps": config.gradient_accumulation_steps,
+            "micro_batches_per_step": config.micro_batches_per_step,
             "learning_rate": learning_rate,
             "max_grad_norm": config.max_grad_norm,
         }
@@ -85,8 +86,9 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     """
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    corpus = _corpus(config)
-    tokenizer, model = _tokenizer_and_model(config, corpus.train, checkpoint)
+    with processes.first_on_its_machine():
+        corpus = _corpus(config)
+        tokenizer, model = _tokenizer_and_model(config, corpus.train, checkpoint)
     block_size = config.block_size or min(512, probe.window(model) or 512)
     probe.check_fit(model, tokenizer, block_size)
     threads = torch.get_num_threads() if device.type == "cpu" else None
@@ -98,18 +100,23 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     else:
         keep_apart = config.packing and probe.keeps_documents_apart(model)
     rate = _recommended_rate(model) if config.learning_rate is None else config.learning_rate
-    config = dataclasses.replace(config, learning_rate=rate)
+    n = config.micro_batches_per_step or config.gradient_accumulation_steps * processes.size()
+    config = dataclasses.replace(config, learning_rate=rate, micro_batches_per_step=n)
     _prepare_model(config, model, device)
 
     cut = _Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
-    samples, digest = cut.samples(corpus.train, limit=config.max_train_samples)
+    with processes.first_on_its_machine():
+        samples, digest = cut.samples(corpus.train, limit=config.max_train_samples)
+        held_out_samples = corpus.validation and cut.samples(
+            corpus.validation, limit=config.max_eval_samples
+        )
     collate = CausalLMCollator(pad_token_id=tokenizer.pad_token_id)
     batch_size = config.per_device_train_batch_size
     data = Batches(samples, collate, batch_size=batch_size, seed=config.seed)
     held_out = None
-    if corpus.validation is not None:
-        samples, _ = cut.samples(corpus.validation, limit=config.max_eval_samples)
-        held_out = Batches(samples, collate, batch_size=config.per_device_eval_batch_size)
+    if held_out_samples:
+        size = config.per_device_eval_batch_size
+        held_out = Batches(held_out_samples[0], collate, batch_size=size)
     optimizer = build_optimizer(
         model,
         learning_rate=rate,
@@ -141,7 +148,8 @@ def _prepare_model(config: TrainConfig, model: Any, device: torch.device) -> Non
 
 def _max_steps(config: TrainConfig, n_batches: int) -> int:
     """Optimizer steps of the run. Raises `ValueError` if it would end before its warm-up."""
-    steps_per_epoch = -(-n_batches // config.gradient_accumulation_steps)
+    assert config.micro_batches_per_step
+    steps_per_epoch = -(-n_batches // config.micro_batches_per_step)
     max_steps = config.max_steps or max(1, math.ceil(config.num_train_epochs * steps_per_epoch))
     if config.warmup_steps > max_steps:
         raise ValueError(

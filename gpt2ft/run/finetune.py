@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from ..checkpoint import checkpoints
 from ..checkpoint.folders import checkpoint_folders, checkpoint_paths, recorded_run
 from ..config import TrainConfig
 from ..loop import NonFiniteError, StepResult, train
-from ..micro_batches import step_samples
+from ..parallel import processes
 from ..precision import Readback
+from ..settings import names_where
 from ..system import durable
 from ..system.signals import Stop, Stopped
 from ..system.terminal import print_line
@@ -23,11 +27,10 @@ from . import progress
 from .build import Run, build
 from .observe import Observation, observe, recorded_observation
 from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
-from .recipe import SETTINGS_FILE, to_yaml
+from .recipe import SETTINGS_FILE, settings_of, to_yaml
 from .summary import card, description, plan, warning
+from .trouble import less_memory, not_finite, on_skipped
 
-WORDS_SHOWN = 16
-LEAST_SCALE = 2.0**-10
 METRICS = "metrics.jsonl"
 
 
@@ -56,22 +59,31 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
     stop = stop or Stop()
     output_dir = Path(config.output_dir)
     found = checkpoint_paths(output_dir)
-    checkpoint = starting_point(config, output_dir)
+    chosen = processes.on_main(lambda: str(starting_point(config, output_dir) or ""))
+    checkpoint = Path(chosen) if chosen else None
     run = build(config, checkpoint)
     record = run.record()
+    processes.refuse_differences(_common(run))
     if checkpoint:
         refuse_changes(checkpoint, record)
     print_line(description(run))
     print_line(plan(run))
-    durable.make_folder(output_dir)
-    with locked(output_dir), stop.postponed():
-        if checkpoint and checkpoint_paths(output_dir) != found:
+    is_main = processes.rank() == 0  # which alone writes
+    if is_main:
+        durable.make_folder(output_dir)
+    with locked(output_dir) if is_main else contextlib.nullcontext(), stop.postponed():
+        if is_main and checkpoint and checkpoint_paths(output_dir) != found:
             raise ValueError(
                 f"another run has saved in {output_dir} meanwhile, give the same command again"
             )
-        history = _prepare(config, run, checkpoint, output_dir)
+        if checkpoint:
+            _go_back(checkpoint, run, output_dir)
+        history = json.loads(
+            processes.on_main(lambda: json.dumps(_prepare(config, run, checkpoint, output_dir)))
+        )
+        _note_unshared(output_dir)
         log = progress.TrainingReport(
-            output_dir / METRICS,
+            output_dir / METRICS if is_main else None,
             run.state,
             max_steps=run.max_steps,
             logging_steps=config.logging_steps,
@@ -82,7 +94,7 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
         except Stopped as stopped:
             return _stopped(session, stopped)
         except torch.OutOfMemoryError as error:
-            raise MemoryError(_less_memory(run)) from error
+            raise MemoryError(less_memory(run)) from error
         finally:
             log.close()
 
@@ -90,10 +102,11 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
 def _prepare(
     config: TrainConfig, run: Run, checkpoint: Path | None, output_dir: Path
 ) -> list[dict[str, Any]]:
-    """Make the folder ready, and the run; returns what was recorded before."""
+    """Make the folder ready; returns the observations that were recorded before."""
     metrics = output_dir / METRICS
     if checkpoint:
-        _go_back(checkpoint, run, output_dir)
+        for path in checkpoints.set_aside_newer(output_dir, run.state.step):
+            print_line(f"set aside: {path}")
         if not metrics.exists():  # it goes on in another folder
             progress.copy_records(checkpoint.parent / METRICS, metrics)
     else:
@@ -103,7 +116,29 @@ def _prepare(
     checkpoints.clear_leftovers(output_dir)  # before free space is measured
     _check_space(run, output_dir)
     durable.replace(output_dir / SETTINGS_FILE, to_yaml(run.config).encode())
-    return progress.forget_after(metrics, run.state.step if checkpoint else -1)
+    records = progress.forget_after(metrics, run.state.step if checkpoint else -1)
+    return [record for record in records if "sample" in record]
+
+
+def _common(run: Run) -> dict[str, Any]:
+    """What all processes of a run must have alike."""
+    may_change = names_where(TrainConfig, "may_change") - {"threads"}
+    settings = {f"--{k}": v for k, v in settings_of(run.config).items() if k not in may_change}
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    run_is = {"tokens": run.digest, "steps": run.max_steps, "first step": run.state.step}
+    return {**settings, **versions, **run_is}
+
+
+def _note_unshared(output_dir: Path) -> None:
+    """Say it if another machine does not see the folder: from there it could not be resumed."""
+    seen = (output_dir / SETTINGS_FILE).is_file()
+    for number, (sees,) in enumerate(processes.gather([seen])):
+        if not sees:
+            print_line(
+                f"note: process {number} does not see {output_dir.resolve()}: the run can be "
+                "resumed only with its checkpoints on every machine, use a folder that all share"
+            )
+            return
 
 
 def _check_space(run: Run, output_dir: Path) -> None:
@@ -125,13 +160,14 @@ def _carry_out(session: Session) -> int:
     _train(session)
     after = _observation(session, run.max_steps)
     session.stop.check()
-    checkpoints.save_finished(session.output_dir, run.state, tokenizer=run.tokenizer)
     session.log.close()
+    processes.on_main(lambda: _put_in_place(session))
     print_line()
     evaluations = (before.evaluation, after.evaluation)
     print_line(card(*evaluations, samples=(before.sample, after.sample)))
     print_line()
-    if warned := warning(progress.read_records(session.output_dir / METRICS)):
+    records = progress.read_records(session.output_dir / METRICS)
+    if processes.rank() == 0 and (warned := warning(records)):
         print_line(warned)
     print_line(f"saved to {session.output_dir}")
     folder = shlex.quote(str(session.output_dir))
@@ -139,22 +175,10 @@ def _carry_out(session: Session) -> int:
     return 0
 
 
-def _less_memory(run: Run) -> str:
-    """How to make the same steps with less memory."""
-    config = run.config
-    batch, parts = config.per_device_train_batch_size, config.gradient_accumulation_steps
-    divisor = next((n for n in (2, 3, 5, 7) if batch % n == 0), batch)
-    ways = [f"--per_device_train_batch_size {batch // divisor}"] * (batch > 1)
-    ways += [f"--gradient_accumulation_steps {parts * divisor}"] * (batch > 1)
-    if config.per_device_eval_batch_size > 1:
-        ways.append(f"--per_device_eval_batch_size {config.per_device_eval_batch_size // 2}")
-    ways += [] if config.gradient_checkpointing else ["--gradient_checkpointing"]
-    if run.saved_step > 0:  # a run that is resumed keeps its settings
-        ways.append("--output_dir ANOTHER")
-    return (
-        f"out of memory with batches of {batch} times {config.block_size} tokens, give "
-        f"{' '.join(ways) or 'a lower --block_size'}"
-    )
+def _put_in_place(session: Session) -> str:
+    run = session.run
+    checkpoints.save_finished(session.output_dir, run.state, tokenizer=run.tokenizer)
+    return "saved"
 
 
 def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
@@ -169,8 +193,6 @@ def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
             f"note: up to here the run had --threads {threads}, now it has {run.config.threads}: "
             "its last bits may differ from those of a run that was never stopped"
         )
-    for path in checkpoints.set_aside_newer(output_dir, run.state.step):
-        print_line(f"set aside: {path}")
 
 
 def _observation(session: Session, step: int) -> Observation:
@@ -196,76 +218,50 @@ def _train(session: Session) -> None:
             skips.put(result.skipped, result)
             for skipped, late in skips.arrived(wait=saves or observes):
                 if skipped:
-                    _on_skipped(session, late)
+                    on_skipped(run, late)
             if observes and not done:
                 observe(run, log=log, stop=stop)
             if saves:
                 _save(session)
             stop.check()
     except NonFiniteError as error:
-        message = _not_finite(session, error.result, ", the tenth in a row")
+        message = not_finite(run, error.result, ", the tenth in a row")
         raise FloatingPointError(message) from error
 
 
-def _on_skipped(session: Session, result: StepResult) -> None:
-    """An update was skipped: raise `FloatingPointError` if the run is to stop for that.
-
-    In fp16 the scaler deals with a gradient that overflows, as long as it has scales left to try.
-    """
-    run, scaler = session.run, session.run.state.scaler
-    exhausted = scaler.is_enabled() and scaler.get_scale() < LEAST_SCALE
-    if scaler.is_enabled() and result.loss.isfinite() and not exhausted:
-        return
-    if run.config.on_nonfinite == "stop" or exhausted:
-        scale = f", with the gradient scale down to {scaler.get_scale():.1g}" if exhausted else ""
-        raise FloatingPointError(_not_finite(session, result, scale))
-    print_line(f"step {result.step:>6}  update skipped, not finite: {_described(run, result)}")
-
-
-def _not_finite(session: Session, result: StepResult, more: str) -> str:
-    """What to say when the run stops at a step whose loss or gradient is not finite."""
-    run = session.run
-    saved = run.saved_step > 0
-    last = f"checkpoint-{run.saved_step} is good" if saved else "there is no checkpoint yet"
-    advice = "look at the samples, or try a lower --learning_rate"
-    if run.config.on_nonfinite == "stop":
-        resume = "--resume " if saved else ""
-        advice += f", or go on without such updates with {resume}--on_nonfinite skip"
-    return (
-        f"not finite at step {result.step}{more}: {_described(run, result)}; "
-        f"this update was not made, {last}; {advice}"
-    )
-
-
-def _described(run: Run, result: StepResult) -> str:
-    """Loss and gradient norm of a step, its samples, and how the first of them begins."""
-    numbers = step_samples(run.data, result.batches)
-    words = run.tokenizer.decode(run.data.samples[numbers[0]]["input_ids"][:WORDS_SHOWN])
-    listed = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
-    return (
-        f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}, "
-        f"samples {listed}, the first begins {words!r}"
-    )
-
-
 def _save(session: Session) -> None:
-    """A checkpoint, unless there is one of this step."""
+    """A checkpoint, unless there is one of this step; one process writes it."""
     run = session.run
     if run.saved_step == run.state.step:
         return
+    processes.refuse_differences({"their weights": _fingerprint(run)})
     try:
         session.log.flush()
     finally:  # records that cannot be written must not cost the checkpoint
         with session.log.paused():
-            path = checkpoints.save_checkpoint(
-                session.output_dir,
-                run.state,
-                tokenizer=run.tokenizer,
-                run=session.record,
-                keep=run.config.save_total_limit,
-            )
+            path = processes.on_main(lambda: _saved(session))
         run.saved_step = run.state.step
         print_line(f"saved {path}")
+
+
+def _saved(session: Session) -> str:
+    path = checkpoints.save_checkpoint(
+        session.output_dir,
+        session.run.state,
+        tokenizer=session.run.tokenizer,
+        run=session.record,
+        keep=session.run.config.save_total_limit,
+    )
+    return str(path)
+
+
+def _fingerprint(run: Run) -> list[int]:
+    """A number for each weight tensor, which another bit in it changes."""
+    if processes.size() == 1:
+        return []
+    ints = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    weights = (p.detach().flatten() for p in run.state.model.parameters())
+    return [int(w.view(ints[w.element_size()]).sum(dtype=torch.int64)) for w in weights]
 
 
 def _stopped(session: Session, stopped: Stopped) -> int:

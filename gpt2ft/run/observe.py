@@ -10,6 +10,7 @@ from ..config import Sampling
 from ..generation.text import begin, extend
 from ..guards import undisturbed
 from ..loop import Evaluation, evaluate
+from ..parallel import processes
 from ..system.signals import Stop
 from ..system.terminal import bar, print_line
 from . import progress
@@ -62,7 +63,8 @@ def observe(run: Run, *, log: progress.TrainingReport, stop: Stop) -> Observatio
 def _evaluate(run: Run, stop: Stop) -> Evaluation:
     """Loss on the held-out text, with a progress bar."""
     assert run.held_out
-    with bar(len(run.held_out), "evaluating") as shown:
+    n_batches = -(-len(run.held_out) // processes.size())  # of this process
+    with bar(n_batches, "evaluating") as shown:
 
         def on_batch() -> None:
             shown.update()
@@ -82,5 +84,6 @@ def _sample(run: Run, stop: Stop) -> str:
     model, autocast = run.state.model, run.state.precision.autocast
     with undisturbed(model):
         for _ in extend(model, run.tokenizer, [text], sampling, autocast=autocast):
-            stop.check()
+            if processes.size() == 1:  # several might not check equally often
+                stop.check()
     return text.prompt + text.text

@@ -27,14 +27,15 @@ from .recipe import HEADER, SETTINGS_FILE, changed_settings
 def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
     """The checkpoint to go on from, None for a fresh start.
 
-    Raises `ValueError` where starting would do harm, because something is in `output_dir`, or where
-    there is nothing to resume; `CheckpointError` if no checkpoint is valid.
+    With `resume` "auto" a run starts where there is none yet. Raises `ValueError` where starting
+    would do harm, because something is in `output_dir`, or where there is nothing to resume;
+    `CheckpointError` if no checkpoint is valid.
     """
     _check_writable(output_dir)
     if config.resume is None:
         refuse_to_overwrite(config, output_dir)
         return None
-    if config.resume != "auto":
+    if config.resume not in ("auto", "newest"):
         named = Path(config.resume)
         if not named.exists():
             there = ", ".join(path.name for path in checkpoint_folders(named.parent))
@@ -44,7 +45,9 @@ def starting_point(config: TrainConfig, output_dir: Path) -> Path | None:
     path, reasons = find_checkpoint(output_dir)
     for reason in reasons:
         print_line(f"passed over: {reason}")
-    if path is None:
+    if path is None and config.resume == "auto":
+        refuse_to_overwrite(config, output_dir)
+    elif path is None:
         raise ValueError(
             f"--resume found no checkpoint in {output_dir.resolve()}: to start the run, leave out "
             "--resume"
@@ -94,7 +97,10 @@ def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
 def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
     """Raise `ValueError` with the differences, if the run to be resumed was another one."""
     saved = recorded_run(checkpoint)
-    changes = changed_settings(saved.get("config", {}), record["config"])
+    then = saved.get("config", {})
+    if "micro_batches_per_step" not in then:  # of a version for one process
+        then = {**then, "micro_batches_per_step": then.get("gradient_accumulation_steps")}
+    changes = changed_settings(then, record["config"])
     if saved.get("data") != record["data"]:
         changes.append("the tokens of the corpus are others")
     if record["steps"] < saved.get("steps", 0):

@@ -23,10 +23,11 @@ SECONDS_BETWEEN_REFRESHES = 0.5
 class TrainingReport:
     """Progress bar, a line every `logging_steps`, and a record of every step in metrics.jsonl.
 
-    Losses stay on the device until a line is due or the bar is refreshed.
+    Losses stay on the device until a line is due or the bar is refreshed. Without a path nothing is
+    recorded: where several processes train, one does it.
     """
 
-    def __init__(self, path: Path, state: TrainState, *, max_steps: int, logging_steps: int):
+    def __init__(self, path: Path | None, state: TrainState, *, max_steps: int, logging_steps: int):
         self._path = path
         self._max_steps = max_steps
         self._logging_steps = logging_steps
@@ -102,6 +103,8 @@ class TrainingReport:
 
     def record(self, *records: dict[str, Any]) -> None:
         """Append to metrics.jsonl."""
+        if self._path is None:
+            return
         durable.append(self._path, "".join(_line(record) for record in records).encode())
 
     def close(self) -> None:

@@ -100,6 +100,9 @@ def with_overrides(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
                 values["config_overrides"] = None
     if given.get("num_train_epochs") and not given.get("max_steps"):
         values["max_steps"] = None  # which would win
+    accumulation = given.get("gradient_accumulation_steps")
+    if accumulation and accumulation != base.get("gradient_accumulation_steps"):
+        values["micro_batches_per_step"] = None  # which would win, too
     values.update(given)
     return {name: [] if name == "train_file" and not v else v for name, v in values.items()}
 

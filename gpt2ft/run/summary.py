@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..loop import Evaluation
+from ..parallel import processes
 from .build import Run
 
 NOTEWORTHY = 0.01  # nats; evaluations between which nothing happened may differ by less
@@ -19,6 +20,8 @@ def description(run: Run) -> str:
     name = config.loaded_model or f"new {config.model_type}"
     precision, parameters = run.state.precision, run.state.model.parameters()
     threads = f", {torch.get_num_threads()} threads" if precision.device.type == "cpu" else ""
+    n = processes.size()
+    together_with = f", {n} processes" if n > 1 else ""
     kind = "blocks" if config.packing else "rows"
     pad_token = run.tokenizer.pad_token
     pad = f"pad token {pad_token!r}" if pad_token else "no pad token, id 0 pads"
@@ -33,7 +36,7 @@ def description(run: Run) -> str:
         note += f"; that is less than one block of {config.block_size} tokens"
     return (
         f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
-        f"{precision.name} on {precision.device}{threads}\n"
+        f"{precision.name} on {precision.device}{threads}{together_with}\n"
         f"data   {source}: {n_tokens:,} tokens in "
         f"{len(run.data.samples):,} {kind} to train on{evaluated}; {pad}{note}"
     )
@@ -42,7 +45,8 @@ def description(run: Run) -> str:
 def plan(run: Run) -> str:
     """What a run is about to do, in a line."""
     config = run.config
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    assert config.micro_batches_per_step
+    batch = config.per_device_train_batch_size * config.micro_batches_per_step
     kind = "blocks" if config.packing else "rows"
     return (
         f"run    {run.max_steps:,} steps of {batch} {kind}, learning rate "

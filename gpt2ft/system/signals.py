@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,8 +28,11 @@ class Stopped(KeyboardInterrupt):
 class Stop:
     """What the first signal does: it interrupts, or where work must be finished, it is noted."""
 
-    signal: int | None = None
-    _postponed = False
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.agree: Callable[[int], int] = int
+        """From the signal that came here, 0 if none, to that which came to any process."""
+        self._postponed = False
 
     def ask(self, number: int, frame: FrameType | None) -> None:
         """Signal handler. The next signal ends the process."""
@@ -50,9 +53,12 @@ class Stop:
             self._postponed = False
 
     def check(self) -> None:
-        """Raise `Stopped` if a signal has come: where the state is whole."""
-        if self.signal is not None:
-            raise Stopped(self.signal)
+        """Raise `Stopped` if a signal has come: where the state is whole.
+
+        Where several processes train together, all are to call this at the same places.
+        """
+        if number := self.agree(self.signal or 0):
+            raise Stopped(number)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from tqdm import tqdm
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 FORMAT_WARNING = warnings.formatwarning
+_is_quiet = False
 
 
 def printable(text: str) -> str:
@@ -42,10 +43,17 @@ def bar(total: int, what: str, *, unit: str = "batch", initial: int = 0) -> tqdm
         initial=initial,
         desc=what,
         unit=unit,
-        disable=None,
+        disable=_is_quiet or None,
         leave=False,
         dynamic_ncols=True,
     )
+
+
+def be_quiet() -> None:
+    """From here on there are no lines and bars of this process, only errors."""
+    global _is_quiet
+    _is_quiet = True
+    discard_output()
 
 
 def discard_output() -> None:

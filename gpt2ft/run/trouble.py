@@ -1,0 +1,69 @@
+"""What a run says, and does, when a step cannot be as it should: not finite, or out of memory."""
+
+from __future__ import annotations
+
+from ..loop import StepResult
+from ..micro_batches import step_samples
+from ..system.terminal import print_line
+from .build import Run
+
+WORDS_SHOWN = 16
+LEAST_SCALE = 2.0**-10
+
+
+def on_skipped(run: Run, result: StepResult) -> None:
+    """An update was skipped: raise `FloatingPointError` if the run is to stop for that.
+
+    In fp16 the scaler deals with a gradient that overflows, as long as it has scales left to try.
+    """
+    scaler = run.state.scaler
+    exhausted = scaler.is_enabled() and scaler.get_scale() < LEAST_SCALE
+    if scaler.is_enabled() and result.loss.isfinite() and not exhausted:
+        return
+    if run.config.on_nonfinite == "stop" or exhausted:
+        scale = f", with the gradient scale down to {scaler.get_scale():.1g}" if exhausted else ""
+        raise FloatingPointError(not_finite(run, result, scale))
+    print_line(f"step {result.step:>6}  update skipped, not finite: {_described(run, result)}")
+
+
+def not_finite(run: Run, result: StepResult, more: str) -> str:
+    """What to say when the run stops at a step whose loss or gradient is not finite."""
+    saved = run.saved_step > 0
+    last = f"checkpoint-{run.saved_step} is good" if saved else "there is no checkpoint yet"
+    advice = "look at the samples, or try a lower --learning_rate"
+    if run.config.on_nonfinite == "stop":
+        resume = "--resume " if saved else ""
+        advice += f", or go on without such updates with {resume}--on_nonfinite skip"
+    return (
+        f"not finite at step {result.step}{more}: {_described(run, result)}; "
+        f"this update was not made, {last}; {advice}"
+    )
+
+
+def _described(run: Run, result: StepResult) -> str:
+    """Loss and gradient norm of a step, its samples, and how the first of them begins."""
+    numbers = step_samples(run.data, result.batches)
+    words = run.tokenizer.decode(run.data.samples[numbers[0]]["input_ids"][:WORDS_SHOWN])
+    listed = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return (
+        f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}, "
+        f"samples {listed}, the first begins {words!r}"
+    )
+
+
+def less_memory(run: Run) -> str:
+    """How to make the same steps with less memory."""
+    config = run.config
+    batch, parts = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    divisor = next((n for n in (2, 3, 5, 7) if batch % n == 0), batch)
+    ways = [f"--per_device_train_batch_size {batch // divisor}"] * (batch > 1)
+    ways += [f"--gradient_accumulation_steps {parts * divisor}"] * (batch > 1)
+    if config.per_device_eval_batch_size > 1:
+        ways.append(f"--per_device_eval_batch_size {config.per_device_eval_batch_size // 2}")
+    ways += [] if config.gradient_checkpointing else ["--gradient_checkpointing"]
+    if run.saved_step > 0:  # a run that is resumed keeps its settings
+        ways.append("--output_dir ANOTHER")
+    return (
+        f"out of memory with batches of {batch} times {config.block_size} tokens, give "
+        f"{' '.join(ways) or 'a lower --block_size'}"
+    )
