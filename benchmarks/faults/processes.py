@@ -20,6 +20,7 @@ from gpt2ft.system.terminal import silence_libraries
 ROOT = Path(__file__).parent.parent.parent
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool would not survive the fork
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as the program has it for several processes
 os.environ["PYTHONPATH"] = str(ROOT)  # the server does not inherit sys.path
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["benchmarks.faults.preloaded"])

@@ -30,7 +30,14 @@ from ..system.hub import HubUnavailableError, go_offline_if_unreachable
 from ..system.signals import Stop, Stopped, listening
 from ..system.terminal import discard_output, error_line, print_line, printable
 from .flags import USAGE_ERROR, Parser, add_flags, as_switches
-from .process import are_on_several_machines, meet, set_up_process, spin_briefly, whose_error
+from .process import (
+    are_on_several_machines,
+    meet,
+    set_up_process,
+    silence_lost_connections,
+    spin_briefly,
+    whose_error,
+)
 from .prompts import Prompt, read_prompts
 from .run_settings import UsageError, train_config
 
@@ -146,6 +153,7 @@ def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
     """Carry out the command for the run asked for; if none was and the hub is unreachable, for the
     quickstart."""
     spin_briefly()
+    silence_lost_connections()
     with listening() as stop:
         config = train_config(given)
         dataset = None if config.dataset_name == BUILT_IN_TEXT else config.dataset_name

@@ -23,6 +23,14 @@ def spin_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
+def silence_lost_connections() -> None:
+    """Have torch not print a page of addresses where another process has ended: we say it.
+
+    Call it before torch is loaded.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def set_up_process(device: str, threads: int | None) -> None:
     """Threads, memory, and what the libraries say and ask; loads torch and transformers."""
     import torch
@@ -57,7 +65,8 @@ def meet(device: str, stop: Stop) -> None:
     from ..parallel import processes
     from ..precision import resolve_device
 
-    processes.join(resolve_device(device))
+    if launched_together() > 1:
+        processes.join(resolve_device(device))
     stop.agree = processes.largest
     if processes.rank() > 0:
         be_quiet()

@@ -135,8 +135,8 @@ def _note_unshared(output_dir: Path) -> None:
     for number, (sees,) in enumerate(processes.gather([seen])):
         if not sees:
             print_line(
-                f"note: process {number} does not see {output_dir.resolve()}: the run can be "
-                "resumed only with its checkpoints on every machine, use a folder that all share"
+                f"note: process {number} does not see the output folder {output_dir.resolve()}: to "
+                "resume, every machine needs the checkpoints, name a folder that all share"
             )
             return
 

@@ -21,8 +21,9 @@ from benchmarks.faults.processes import ROOT, Started, run
 from gpt2ft.cli import main as cli
 from gpt2ft.cli.flags import as_switches, trainer_flags
 from gpt2ft.cli.generate import JSON_FIELDS
-from gpt2ft.cli.main import UsageError, main, make_parser, newest_finished_run
+from gpt2ft.cli.main import main, make_parser, newest_finished_run
 from gpt2ft.cli.process import spin_briefly
+from gpt2ft.cli.run_settings import UsageError, train_config
 from gpt2ft.config import TrainConfig
 from gpt2ft.optim import lr_at
 from gpt2ft.settings import alternatives, names_where
@@ -106,7 +107,7 @@ def test_a_recipe_that_was_named_is_never_replaced(tmp_path):
 
 
 def settings(*arguments):
-    return cli._train_config(given("train", *arguments))
+    return train_config(given("train", *arguments))
 
 
 def given(*arguments):
@@ -180,7 +181,7 @@ def test_a_flag_of_the_trainer_is_answered_with_what_to_write(flags, sentence, c
         ("--packing False", {"packing": False}),
         ("--gradient_checkpointing true --seed 3", {"gradient_checkpointing": True, "seed": 3}),
         ("--overwrite-output-dir False", {"overwrite_output_dir": False}),
-        ("--resume_from_checkpoint True", {"resume": "auto"}),
+        ("--resume_from_checkpoint True", {"resume": "newest"}),
         ("--resume_from_checkpoint out/checkpoint-5", {"resume": "out/checkpoint-5"}),
         ("--text_column true", {"text_column": "true"}),
     ],
@@ -215,12 +216,6 @@ def test_the_number_of_threads_is_set_and_kept_when_resuming(model_folder, tmp_p
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
     assert "on cpu, 3 threads" in first.stdout and "on cpu, 3 threads" in again.stdout
     assert "note: " not in again.stdout
-
-
-def test_torchrun_is_answered_with_a_sentence(monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["train", "--train_file", "x"]) == 2
-    assert "one of 2 processes, but a run is one process today" in capsys.readouterr().err
 
 
 def test_the_newest_finished_run_is_chosen_and_named(tmp_path, monkeypatch, capsys):

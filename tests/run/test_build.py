@@ -74,7 +74,7 @@ def test_what_the_loop_is_given(config, monkeypatch):
     scheduled = {"lr_scheduler_type": "cosine", "warmup_ratio": 0.5, "max_steps": 8}
     finetune.finetune(TrainConfig(**{**vars(config), **scheduled}))
     assert given["max_steps"] == 8
-    assert given["gradient_accumulation_steps"] == 2 and given["max_grad_norm"] == 0.375
+    assert given["micro_batches_per_step"] == 2 and given["max_grad_norm"] == 0.375
     rates = [given["learning_rate"](step) for step in (0, 2, 4, 6, 8)]
     assert rates == pytest.approx([0.0, 0.125, 0.25, 0.125, 0.0])
 

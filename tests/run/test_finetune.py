@@ -356,7 +356,7 @@ def test_another_number_of_threads_is_announced(settings, capsys):
 
 def test_resuming_needs_something_to_resume(settings, tmp_path):
     with pytest.raises(ValueError, match="found no checkpoint"):
-        finetune(TrainConfig(**settings, resume="auto"))
+        finetune(TrainConfig(**settings, resume="newest"))
     with pytest.raises(ValueError, match="nowhere is not there, there are none"):
         finetune(TrainConfig(**settings, resume=str(tmp_path / "nowhere")))
     assert not (tmp_path / "out").exists()

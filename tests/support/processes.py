@@ -2,12 +2,16 @@
 
 import json
 import os
-import socket
 import tempfile
 import traceback
+from collections import deque
 from pathlib import Path
 
+import torch
+
 from benchmarks.faults.processes import context, settle_down
+
+STORES = deque(maxlen=8)  # of the runs of late; a store ends with its last reference
 
 
 def together(n, function, *arguments, timeout=120):
@@ -40,11 +44,14 @@ def together(n, function, *arguments, timeout=120):
 
 
 def torchrun_environments(n):
-    """The variables that `torchrun` sets in each of `n` processes of one machine."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    """The variables that `torchrun` sets in each of `n` processes of one machine.
+
+    Like its agent, this process keeps their store, so that it survives any of them.
+    """
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    STORES.append(store)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     shared |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n)]
 
