@@ -37,6 +37,7 @@ MODULES = {
     "loss": ("causal_lm_loss", "count_targets"),
     "models.loading": ("load_model", "load_tokenizer", "new_model"),
     "optim": ("build_optimizer", "clip_and_step", "lr_at", "parameter_groups"),
+    "parallel.processes": ("LostProcessError",),
     "precision": ("resolve_device", "resolve_precision"),
 }
 _MODULE_OF = {name: module for module, names in MODULES.items() for name in names}

@@ -91,9 +91,14 @@ class TrainConfig:
     gradient_accumulation_steps: int = setting(1, may_change=True)
     """Micro-batches per optimizer step, of each process."""
     micro_batches_per_step: int | None = None
-    """Micro-batches per optimizer step, of all processes together; default:
-    gradient_accumulation_steps times the number of processes. A run that is resumed on another
-    number of processes divides them anew."""
+    """Micro-batches per optimizer step, of all processes together, also on another number of them;
+    default: gradient_accumulation_steps times the number of processes."""
+    fixed_sum_order: bool = setting(
+        True,
+        off_help="Add gradients in turn: less memory from 4 micro-batches a process on, but other "
+        "bits on another number of processes.",
+    )
+    """Add gradients in an order that does not depend on the number of processes."""
     num_train_epochs: float = setting(1.0, may_change=True)
     """Passes over the corpus. May be raised when resuming: the learning rate then follows the
     schedule of the longer run from there on."""
@@ -167,9 +172,8 @@ class TrainConfig:
             raise ValueError("--resume and --overwrite_output_dir exclude each other, give one")
         check_bounds(self, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
         check_bounds(self, "gradient_accumulation_steps", "micro_batches_per_step", at_least=1)
-        check_bounds(self, "logging_steps", "save_steps", at_least=1)
-        check_bounds(self, "max_steps", "eval_steps", "max_train_samples", at_least=1)
-        check_bounds(self, "max_eval_samples", at_least=1)
+        check_bounds(self, "max_steps", "logging_steps", "save_steps", "eval_steps", at_least=1)
+        check_bounds(self, "max_train_samples", "max_eval_samples", at_least=1)
         check_bounds(self, "preprocessing_num_workers", "threads", at_least=1, at_most=1024)
         check_bounds(self, "block_size", "save_total_limit", at_least=2)
         check_bounds(self, "num_train_epochs", above=0, at_most=10**6)

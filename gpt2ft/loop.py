@@ -121,6 +121,7 @@ def train_step(
     max_grad_norm: float = math.inf,
     loss_fn: LossFunction = causal_lm_loss,
     count_fn: CountFunction = count_targets,
+    fixed_sum_order: bool = True,
 ) -> StepResult:
     """One optimizer step over micro-batches that together are its batch.
 
@@ -131,7 +132,8 @@ def train_step(
     to a summed loss, `count_fn` a batch (on the CPU) to what that sum is divided by. Where loss or
     gradient is not finite, the update is skipped; the step counts all the same. Interrupted by
     Ctrl-C or by running out of memory, the step is either complete or as if it had not begun.
-    Raises `NoTargetsError` if all labels are masked.
+    `fixed_sum_order` adds gradients so that the bits do not depend on the number of processes; see
+    `parallel.gradient_sum`. Raises `NoTargetsError` if all labels are masked.
     """
     optimizer, scaler, device = state.optimizer, state.scaler, state.precision.device
     state.model.train()
@@ -145,7 +147,7 @@ def train_step(
         raise NoTargetsError("every label of the step is masked, there is nothing to learn from")
 
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = GradientSum(step, parameters)
+    gradients = GradientSum(step, parameters, fixed_order=fixed_sum_order)
     for number, cpu_batch in zip(step.own, micro_batches, strict=True):
         batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
         with torch.enable_grad(), seeded(device, state.seed, state.step, number):
@@ -180,6 +182,7 @@ def train(
     max_grad_norm: float = math.inf,
     loss_fn: LossFunction = causal_lm_loss,
     count_fn: CountFunction = count_targets,
+    fixed_sum_order: bool = True,
 ) -> Iterator[StepResult]:
     """Train until `max_steps` optimizer steps have been attempted; yields after each.
 
@@ -219,6 +222,7 @@ def train(
                 max_grad_norm=max_grad_norm,
                 loss_fn=loss_fn,
                 count_fn=count_fn,
+                fixed_sum_order=fixed_sum_order,
             )
         except NoTargetsError as error:
             raise NoTargetsError(f"{error}: samples {step_samples(data, batches)}") from error

@@ -95,6 +95,8 @@ def make_parser() -> Parser:
     verify.set_defaults(command=_verify_resume)
     text = "optimizer steps before the stop, and again after it (default: 3)"
     verify.add_argument("--steps", type=int, default=3, metavar="N", help=text)
+    text = "numbers of processes, such as 1,2, on which the run is to give the same bits"
+    verify.add_argument("--processes", metavar="N,N", help=text)
     _add_run_flags(train)
     _add_run_flags(verify, without_help=OF_A_KEPT_RUN)
     return parser
@@ -140,6 +142,10 @@ def _verify_resume(given: dict[str, Any]) -> int:
         raise UsageError(f"--steps is {steps}, give a number >= 1")
     if "resume" in given:
         raise UsageError("--resume is for train; verify-resume makes a run of its own to resume")
+    processes = given.pop("processes", None)
+    if processes is not None:
+        counts = _counts(processes)
+        return _run(given, lambda _: functools.partial(_verify_processes, counts, steps))
 
     def load(stop: Stop) -> Command:
         from ..run.verify_resume import verify_resume
@@ -147,6 +153,20 @@ def _verify_resume(given: dict[str, Any]) -> int:
         return functools.partial(verify_resume, steps=steps)
 
     return _run(given, load)
+
+
+def _counts(text: str) -> list[int]:
+    """The numbers of `1,2`."""
+    counts = [int(word) for word in text.split(",") if word.strip().isdecimal() and int(word)]
+    if len(counts) != len(text.split(",")) or len(set(counts)) < 2:
+        raise UsageError(f"--processes is {text}, give at least two numbers, such as 1,2")
+    return counts
+
+
+def _verify_processes(counts: Sequence[int], steps: int, config: TrainConfig) -> int:
+    from ..run.verify_processes import verify_processes
+
+    return verify_processes(config, counts=counts, steps=steps)
 
 
 def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:

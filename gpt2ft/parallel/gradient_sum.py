@@ -25,6 +25,7 @@ from . import processes
 
 BUCKET = 4 << 20  # numbers that are exchanged at once
 Value = TypeVar("Value")
+Node = tuple[int, int]  # level and index, see `Tree`
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class Tree(Generic[Value]):
 
     def __init__(self, add: Callable[[Value, Value], Value]) -> None:
         self._add = add
-        self.nodes: list[tuple[int, int]] = []
+        self.nodes: list[Node] = []
         self.values: list[Value] = []
 
-    def put(self, node: tuple[int, int], value: Value) -> None:
+    def put(self, node: Node, value: Value) -> None:
         """Add the next node; where both halves of a greater one are there, they become it."""
         while self.nodes and node[1] % 2 == 1 and self.nodes[-1] == (node[0], node[1] - 1):
             self.nodes.pop()
@@ -88,7 +89,7 @@ class Tree(Generic[Value]):
         return value
 
 
-def nodes_of(part: range) -> list[tuple[int, int]]:
+def nodes_of(part: range) -> list[Node]:
     """The nodes that hold the leaves of a part, as `Tree` leaves them."""
     tree: Tree[None] = Tree(lambda left, right: None)
     for number in part:
@@ -101,12 +102,16 @@ class GradientSum:
 
     Call `add` after the backward pass of each micro-batch of this process, then `finish` once.
     Beyond one gradient it holds another for each level of the tree that is still open: with M
-    micro-batches at most log2(M) - 1 others.
+    micro-batches on a process at most log2(M) - 1 others. Without `fixed_order` it holds none: each
+    process adds its gradients one after another, and the tree is only over the processes.
     """
 
-    def __init__(self, share: Share, parameters: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, share: Share, parameters: Sequence[torch.Tensor], *, fixed_order: bool = True
+    ) -> None:
         self._share = share
         self._parameters = parameters
+        self._fixed_order = fixed_order
         self._tree: Tree[list[torch.Tensor | None]] = Tree(_added)
         self._loss: torch.Tensor | None = None
 
@@ -114,11 +119,14 @@ class GradientSum:
         """Take the gradients that are in the parameters, of the micro-batch of that number."""
         self._loss = loss.float() if self._loss is None else self._loss + loss
         own = self._share.own
-        if number % 2 == 0 and number + 1 in own:
+        joined = number + 1 in own and (number % 2 == 0 or not self._fixed_order)
+        if joined:
             return  # autograd itself adds the next one's
-        pair = number % 2 == 1 and number - 1 in own
-        values = [*(p.grad for p in self._parameters), self._loss]
-        self._tree.put((1, number // 2) if pair else (0, number), values)
+        if not self._fixed_order:
+            node = (0, processes.rank())
+        else:
+            node = (1, number // 2) if number % 2 == 1 and number - 1 in own else (0, number)
+        self._tree.put(node, [*(p.grad for p in self._parameters), self._loss])
         self._loss = None
         for p in self._parameters:
             p.grad = None
@@ -131,7 +139,10 @@ class GradientSum:
         if len(self._share.parts) == 1:
             total = self._tree.root()
         else:
-            total = _sum_of_all(self._share, self._tree.values, self._parameters)
+            nodes = [nodes_of(part) for part in self._share.parts]
+            if not self._fixed_order:
+                nodes = [[(0, i)] if part else [] for i, part in enumerate(self._share.parts)]
+            total = _sum_of_all(nodes, self._tree.values, self._parameters)
         *gradients, loss = total
         for p, gradient in zip(self._parameters, gradients, strict=True):
             p.grad = gradient
@@ -153,7 +164,9 @@ def _added(
 
 
 def _sum_of_all(
-    share: Share, values: list[list[torch.Tensor | None]], parameters: Sequence[torch.Tensor]
+    nodes: list[list[Node]],
+    values: list[list[torch.Tensor | None]],
+    parameters: Sequence[torch.Tensor],
 ) -> list[torch.Tensor | None]:
     """The root of the tree, from the nodes of all processes; `values` are those of this one's.
 
@@ -169,7 +182,7 @@ def _sum_of_all(
             own = torch.zeros_like(like, memory_format=torch.contiguous_format)
         total.append(own if has[i] else None)
     for bucket in _buckets(total):
-        _exchange(share, bucket, values, total)
+        _exchange(nodes, bucket, values, total)
     return total
 
 
@@ -195,7 +208,7 @@ def _buckets(tensors: Sequence[torch.Tensor | None]) -> Iterator[list[Piece]]:
 
 
 def _exchange(
-    share: Share,
+    nodes: list[list[Node]],
     bucket: list[Piece],
     values: list[list[torch.Tensor | None]],
     total: list[torch.Tensor | None],
@@ -205,7 +218,6 @@ def _exchange(
     Each process gets 1/W of the bucket from every node of every process, adds it, and sends the sum
     to all.
     """
-    nodes = [nodes_of(part) for part in share.parts]
     n_processes, n = len(nodes), sum(stop - start for _, start, stop in bucket)
     length = -(-n // n_processes)
     some = total[bucket[0][0]]

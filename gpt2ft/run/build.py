@@ -74,6 +74,7 @@ class Run:
 
         return {
             "micro_batches_per_step": config.micro_batches_per_step,
+            "fixed_sum_order": config.fixed_sum_order,
             "learning_rate": learning_rate,
             "max_grad_norm": config.max_grad_norm,
         }
@@ -95,6 +96,8 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     config = dataclasses.replace(
         config, precision=precision.name, block_size=block_size, threads=threads
     )
+    if checkpoint and "fixed_sum_order" not in recorded_run(checkpoint).get("config", {}):
+        config = dataclasses.replace(config, fixed_sum_order=False)  # as it was added then
     if checkpoint:  # probed with its first weights; trained ones may give logits too close to tell
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:

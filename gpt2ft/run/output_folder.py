@@ -98,8 +98,9 @@ def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
     """Raise `ValueError` with the differences, if the run to be resumed was another one."""
     saved = recorded_run(checkpoint)
     then = saved.get("config", {})
-    if "micro_batches_per_step" not in then:  # of a version for one process
-        then = {**then, "micro_batches_per_step": then.get("gradient_accumulation_steps")}
+    # A version that knew one process recorded neither of these.
+    n = then.get("gradient_accumulation_steps")
+    then = {"micro_batches_per_step": n, "fixed_sum_order": False, **then}
     changes = changed_settings(then, record["config"])
     if saved.get("data") != record["data"]:
         changes.append("the tokens of the corpus are others")

@@ -161,7 +161,23 @@ def test_in_another_order_the_bits_differ(monkeypatch):
     assert in_turn[1] == pytest.approx(alone[1], rel=1e-5)
 
 
-class InTurn(GradientSum):
+def without_tree(*arguments):
+    step = gpt2ft.loop.train_step
+    gpt2ft.loop.train_step = lambda *a, **k: step(*a, **{**k, "fixed_sum_order": False})
+    return trained(*arguments)
+
+
+def test_without_the_fixed_order_it_is_as_torch_adds(monkeypatch):
+    """One process: one gradient after another; two: those sums, the same on both."""
+    (in_turn,) = together(1, without_tree, 10, 4, "plain")
+    (alone,) = together(1, by_autograd, 10, 4, "plain")
+    assert in_turn == alone
+    first, second = together(2, without_tree, 10, 2, "plain")
+    assert first == second
+    assert first[1] == pytest.approx(alone[1], rel=1e-5)
+
+
+class ByAutograd(GradientSum):
     def add(self, number, loss):
         self._loss = loss if self._loss is None else self._loss + loss
 
@@ -169,8 +185,8 @@ class InTurn(GradientSum):
         return self._loss
 
 
-def without_tree(*arguments):
-    gpt2ft.loop.GradientSum = InTurn
+def by_autograd(*arguments):
+    gpt2ft.loop.GradientSum = ByAutograd
     return trained(*arguments)
 
 

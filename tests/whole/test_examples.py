@@ -1,5 +1,6 @@
 """Each example does what it says: pytest tests/whole/test_examples.py"""
 
+import contextlib
 import csv
 import json
 import math
@@ -12,6 +13,8 @@ import transformers
 from safetensors.torch import load_file
 
 import gpt2ft
+from gpt2ft.parallel import processes
+from tests.support.processes import together
 from tests.support.tiny import tiny_gpt2
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -175,3 +178,23 @@ def test_preferences(run, model_folder, tmp_path):
     found = gpt2ft.evaluate(after, data, precision=fp32, loss_fn=loss_fn, count_fn=count_fn)
     assert found.n_targets == 10
     assert found.loss == pytest.approx(sum(expected) / 10, rel=1e-4)
+
+
+def test_several_processes(run, model_folder, tmp_path):
+    """Two processes print and save what one does."""
+    alone = run("several_processes", 20)
+    assert len(alone) == 2
+    Path("gpt2-finetuned-together").rename("alone")
+    together(2, several_processes, str(tmp_path), str(model_folder), 20)
+    assert Path("printed-0").read_text().splitlines() == alone
+    assert Path("printed-1").read_text() == ""
+    found, expected = weights("gpt2-finetuned-together"), weights("alone")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def several_processes(folder, model, n_steps):
+    """In each of the processes, which print into a file each."""
+    with contextlib.chdir(folder), open(f"printed-{processes.local_rank()}", "w") as out:
+        example = runpy.run_path(str(EXAMPLES / "several_processes.py"))
+        with contextlib.redirect_stdout(out):
+            example["main"](model, "text.txt", n_steps)
