@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.faults.processes import ROOT, Started
 
 STORES = []
