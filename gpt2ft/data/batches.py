@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from .order import ORDER, Order, check_version, epoch_order
 from .token_store import IntArray, TokenStore
 
 Sample = dict[str, IntArray]
@@ -82,12 +83,6 @@ class Rows:
         return {"input_ids": self._store.tokens(start, start + int(self.lengths[index]))}
 
 
-def epoch_order(n_samples: int, *, seed: int, epoch: int) -> IntArray:
-    """Order of the samples in an epoch `(n_samples,)`: a function of seed and epoch, without
-    state."""
-    return np.random.default_rng([seed, epoch]).permutation(n_samples)
-
-
 class Samples(Protocol):
     """What `Batches` takes samples from: `Blocks`, `Rows`, or a class of your own."""
 
@@ -103,8 +98,9 @@ class Samples(Protocol):
 class Batches:
     """Micro-batches of samples, as a function of epoch and index.
 
-    `data[epoch, index]` collates `batch_size` samples in the order of that epoch. Without a seed
-    every epoch goes from the longest sample to the shortest, which pads least: for evaluation.
+    `data[epoch, index]` collates `batch_size` samples in the order of that epoch; `order` is the
+    version of the order, see `epoch_order`. Without a seed every epoch goes from the longest sample
+    to the shortest, which pads least: for evaluation.
     """
 
     def __init__(
@@ -114,12 +110,15 @@ class Batches:
         *,
         batch_size: int,
         seed: int | None = None,
+        order: int = ORDER,
     ) -> None:
+        check_version(order)
+        self.order = order
         self.samples = samples
         self._collate = collate
         self._batch_size = batch_size
         self._seed = seed
-        self._order: tuple[int, IntArray] | None = None
+        self._epoch: tuple[int, Order] | None = None
 
     def __len__(self) -> int:
         return -(-len(self.samples) // self._batch_size)
@@ -130,11 +129,15 @@ class Batches:
 
     def sample_numbers(self, epoch: int, index: int) -> IntArray:
         """Which samples micro-batch `index` of the epoch holds, `(B,)`."""
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self._epoch(epoch))
-        return self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, self._order_of(epoch))
+        start, order = index * self._batch_size, self._epoch[1]
+        stop = min(start + self._batch_size, len(self.samples))
+        return np.array([order[position] for position in range(start, stop)], dtype=np.int64)
 
-    def _epoch(self, epoch: int) -> IntArray:
+    def _order_of(self, epoch: int) -> Order:
         if self._seed is None:
-            return np.argsort(-self.samples.lengths, kind="stable")
-        return epoch_order(len(self.samples), seed=self._seed, epoch=epoch)
+            by_length: IntArray = np.argsort(-self.samples.lengths, kind="stable")
+            return by_length
+        n = len(self.samples)
+        return epoch_order(n, seed=self._seed, epoch=epoch, version=self.order)

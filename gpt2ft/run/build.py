@@ -16,6 +16,7 @@ from ..config import TrainConfig
 from ..data.batches import Batches, Blocks, Rows
 from ..data.collate import CausalLMCollator
 from ..data.corpus import Corpus, load_corpus, texts_of
+from ..data.order import ORDER
 from ..data.token_store import tokenize
 from ..kernels.accelerate import accelerate, compile_blocks
 from ..loop import TrainState
@@ -54,6 +55,7 @@ class Run:
             "data": self.digest,
             "steps": self.max_steps,
             "keep_apart": self.keep_apart,
+            "order": self.data.order,
         }
 
     def loop_settings(self) -> dict[str, Any]:
@@ -115,7 +117,9 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         )
     collate = CausalLMCollator(pad_token_id=tokenizer.pad_token_id)
     batch_size = config.per_device_train_batch_size
-    data = Batches(samples, collate, batch_size=batch_size, seed=config.seed)
+    # A version whose checkpoints do not name the order had the first one.
+    order = recorded_run(checkpoint).get("order", 1) if checkpoint else ORDER
+    data = Batches(samples, collate, batch_size=batch_size, seed=config.seed, order=order)
     held_out = None
     if held_out_samples:
         size = config.per_device_eval_batch_size

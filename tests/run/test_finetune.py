@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from gpt2ft import loop, loss
-from gpt2ft.checkpoint.folders import find_checkpoint
+from gpt2ft.checkpoint.folders import find_checkpoint, recorded_run
 from gpt2ft.config import TrainConfig
 from gpt2ft.run import build as building
 from gpt2ft.run import finetune as story
@@ -360,6 +360,38 @@ def test_resuming_needs_something_to_resume(settings, tmp_path):
     with pytest.raises(ValueError, match="nowhere is not there, there are none"):
         finetune(TrainConfig(**settings, resume=str(tmp_path / "nowhere")))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_a_checkpoint_of_the_version_before_goes_on_as_it_began(
+    accumulation, settings, tmp_path, monkeypatch
+):
+    """It had numpy's order and added gradients in turn, and recorded neither."""
+    settings |= {"gradient_accumulation_steps": accumulation, "save_steps": 2, "max_steps": 6}
+    record = building.Run.record
+
+    def recorded_before(run):
+        now = record(run)
+        for name in ("fixed_sum_order", "micro_batches_per_step"):
+            del now["config"][name]
+        del now["order"]
+        return now
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "ORDER", 1)
+        patch.setattr(building.Run, "record", recorded_before)
+        old = TrainConfig(**settings, fixed_sum_order=False)
+        assert finetune(old) == 0
+        expected = results(tmp_path / "out")
+        other = TrainConfig(**{**settings, "output_dir": str(tmp_path / "new")})
+    assert finetune(other) == 0  # the control: a new run
+    assert results(tmp_path / "new") != expected
+    (tmp_path / "out" / "checkpoint-6").rename(tmp_path / "end")
+    (tmp_path / "out" / "manifest.json").unlink()
+    assert finetune(TrainConfig(**settings, resume="newest")) == 0
+    assert results(tmp_path / "out") == expected
+    run = recorded_run(tmp_path / "out" / "checkpoint-6")
+    assert run["order"] == 1 and run["config"]["fixed_sum_order"] is False
 
 
 def test_a_folder_in_use_is_refused(settings, tmp_path):
