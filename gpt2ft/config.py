@@ -1,4 +1,4 @@
-"""The configurations: the default of every flag, once; a field's docstring is its help.
+"""The configuration of a run: every default, once; a field's docstring is its help text.
 
 What else a flag means stands at its field, see `settings.setting`.
 """
@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from .settings import check_bounds, check_utf8, setting
+from .settings import check_bounds, setting
 
 
 @dataclass
@@ -188,113 +188,3 @@ class TrainConfig:
         check_bounds(self, "adam_beta1", "adam_beta2", at_least=0, below=1)
         check_bounds(self, "dropout", "warmup_ratio", at_least=0, below=1)
         check_bounds(self, "seed", at_least=0, below=2**63)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next tokens of a text are chosen, and when it ends."""
-
-    max_new_tokens: int = 100
-    """Tokens to generate, fewer if the text ends."""
-    do_sample: bool = setting(
-        True, off_flag="--greedy", off_help="Always take the most probable token; draw nothing."
-    )
-    """Draw at random; else always take the most probable token."""
-    temperature: float = 0.8
-    """Below 1 sharpens the distribution, above flattens it; 0: greedy."""
-    top_k: int = 50
-    """Draw from this many most probable tokens; 0: from all."""
-    top_p: float = 0.95
-    """Draw from the fewest tokens that together have this probability."""
-    min_p: float = 0.0
-    """Draw only tokens with at least this fraction of the greatest probability."""
-    typical_p: float = 1.0
-    """Locally typical sampling: draw from the tokens whose information is nearest to the entropy,
-    and that together have this probability."""
-    repetition_penalty: float = 1.0
-    """Above 1: tokens already in the text become less probable."""
-    no_repeat_ngram_size: int = 0
-    """No sequence of this many tokens occurs twice in a text, prompt included; 0: it may."""
-    bad_words: tuple[str, ...] = ()
-    """Words never to write, alone or after a space."""
-    stop_strings: tuple[str, ...] = ()
-    """A text ends before any of these."""
-
-    def __post_init__(self) -> None:
-        """Raise `ValueError` with what is wrong, the value and what to do."""
-        for name in ("bad_words", "stop_strings"):
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, give a sequence of strings")
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_bounds(self, "max_new_tokens", at_least=1, at_most=10**7)
-        check_bounds(self, "temperature", at_least=0, at_most=1000)
-        check_bounds(self, "top_k", "no_repeat_ngram_size", at_least=0)
-        check_bounds(self, "top_p", "typical_p", above=0, at_most=1)
-        check_bounds(self, "min_p", at_least=0, at_most=1)
-        check_bounds(self, "repetition_penalty", at_least=0.001, at_most=1000)
-        check_utf8(self, "bad_words", "stop_strings")
-
-
-@dataclass(frozen=True)
-class GenerateConfig(Sampling):
-    """How to generate text from a model."""
-
-    model_name_or_path: str | None = None
-    """Model: a folder, a name on the hub, or gpt2-mini (built in); default: the newest finished run
-    in the current folder."""
-    model_revision: str = "main"
-    """Branch, tag or commit of the model on the hub."""
-    tokenizer_name: str | None = None
-    """Tokenizer, where it is not in the model's folder: a folder, or a name on the hub."""
-    interactive: bool = setting(False, flag="-i")
-    """Ask for prompts in the terminal."""
-    prompt: tuple[str, ...] = setting((), flag="-p")
-    """Text to continue, may be repeated; an empty one starts from the end-of-text token."""
-    prompt_file: str | None = None
-    """File with one prompt a line, or .jsonl with {"prompt": "...", "seed": 1}."""
-    batch_size: int = 8
-    """Texts to generate at a time, from --prompt_file or with --num_return_sequences."""
-    num_return_sequences: int = 1
-    """Texts for each prompt, with the seed, the seed + 1, and so on."""
-    json: bool = False
-    """Write a line of JSON for each text: prompt, text, tokens, seed, log_probability (natural
-    logarithm, by the model without filters) and stop_reason."""
-    seed: int | None = None
-    """The same seed gives the same text; default: a new one each time."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto: CUDA, else MPS, else the CPU."""
-    threads: int | None = None
-    """Threads that compute on a CPU; default: torch's choice."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: fp16 on CUDA, bf16 on a CPU with bf16 hardware, else fp32."""
-    raw: bool = False
-    """Write control characters to a terminal as they are."""
-    debug: bool = False
-    """Show the traceback of an error."""
-
-    @property
-    def sampling(self) -> Sampling:
-        """The part of it that says how to choose tokens."""
-        fields = dataclasses.fields(Sampling)
-        return Sampling(**{field.name: getattr(self, field.name) for field in fields})
-
-    def __post_init__(self) -> None:
-        """Raise `ValueError` with what is wrong, the value and what to do."""
-        super().__post_init__()
-        object.__setattr__(self, "prompt", tuple(self.prompt))
-        check_bounds(self, "batch_size", "num_return_sequences", at_least=1, at_most=10**6)
-        check_bounds(self, "threads", at_least=1, at_most=1024)
-        check_bounds(self, "seed", at_least=0, below=2**63)
-        check_utf8(self, "prompt")
-        if not (self.interactive or self.prompt or self.prompt_file):
-            raise ValueError("nothing to continue, give -i, -p TEXT or --prompt_file FILE")
-        if self.interactive and (self.json or self.num_return_sequences > 1):
-            name = "json" if self.json else "num_return_sequences"
-            raise ValueError(
-                f"--{name} cannot be combined with -i, use it with --prompt or --prompt_file"
-            )
-        if self.num_return_sequences > 1 and not (self.do_sample and self.temperature):
-            raise ValueError(
-                f"--num_return_sequences {self.num_return_sequences} would give the same text each "
-                "time, as greedy generation draws nothing: leave out one of the two"
-            )

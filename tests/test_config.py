@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from gpt2ft.config import GenerateConfig, TrainConfig
+from gpt2ft.config import TrainConfig
+from gpt2ft.generation.config import GenerateConfig
 from gpt2ft.run.recipe import (
     RECIPES,
     changed_settings,

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..config import GenerateConfig, Sampling
+from ..generation.config import GenerateConfig, Sampling
 from ..generation.kv_cache import Contexts
 from ..generation.ready_model import ReadyModel
 from ..generation.text import (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
-from ..config import GenerateConfig
+from ..generation.config import GenerateConfig
 from ..generation.ready_model import ReadyModel, load_ready
 from ..generation.text import Continuation, begin, extend, generate, window_note
 from ..precision import resolve_device, resolve_precision

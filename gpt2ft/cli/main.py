@@ -21,8 +21,9 @@ from typing import Any
 from .. import __version__
 from ..checkpoint.folders import is_finished
 from ..checkpoint.manifest import MANIFEST, read_json
-from ..config import GenerateConfig, TrainConfig
+from ..config import TrainConfig
 from ..data.built_in import BUILT_IN_TEXT
+from ..generation.config import GenerateConfig
 from ..models.built_in import located
 from ..run import recipe as recipes
 from ..settings import names_where

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..config import Sampling
+from .config import Sampling
 from .filters import ban_repeated_ngrams, ban_sequences, filter_logits, penalize_repetition
 from .kv_cache import Contexts, Prefix
 

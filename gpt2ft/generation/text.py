@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..config import Sampling
 from ..models.probe import window
+from .config import Sampling
 from .kv_cache import Prefix
 from .sampling import DEFAULT, generate_tokens
 

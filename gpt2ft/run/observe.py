@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import Sampling
+from ..generation.config import Sampling
 from ..generation.text import begin, extend
 from ..guards import undisturbed
 from ..loop import Evaluation, evaluate

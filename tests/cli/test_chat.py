@@ -16,7 +16,7 @@ from benchmarks.faults.processes import ROOT
 from gpt2ft import Sampling, generate
 from gpt2ft.cli.chat import SETTINGS, Conversation
 from gpt2ft.cli.columns import n_cells
-from gpt2ft.config import GenerateConfig
+from gpt2ft.generation.config import GenerateConfig
 from gpt2ft.generation.ready_model import ReadyModel
 
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "micro_batches": {"parallel"},
     "loop": {"guards", "loss", "micro_batches", "optim", "parallel", "precision"},
     "checkpoint": {"loop", "system"},
-    "generation": {"config", "kernels", "models", "precision"},
+    "generation": {"kernels", "models", "precision", "settings"},
     "run": {
         *("checkpoint", "config", "data", "generation", "guards", "kernels", "loop"),
         *("micro_batches", "models", "optim", "parallel", "precision", "settings", "system"),
