@@ -24,7 +24,7 @@ import transformers
 
 import gpt2ft
 from gpt2ft import loop
-from gpt2ft.parallel import processes
+from gpt2ft.parallel import processes, sharding
 from gpt2ft.parallel.gradient_sum import GradientSum
 
 ROWS, LENGTH = 8, 64
@@ -77,7 +77,7 @@ def seconds(step):
 
 def our_step(state, data, *, kind=GradientSum, fixed=True):
     def step():
-        loop.GradientSum = kind
+        sharding.GradientSum = kind
         loop.train_step(state, data, max_grad_norm=1.0, fixed_sum_order=fixed)
 
     return step

@@ -4,7 +4,6 @@ from .checkpoint.checkpoints import load_checkpoint as load_checkpoint
 from .checkpoint.checkpoints import save_checkpoint as save_checkpoint
 from .checkpoint.folders import find_checkpoint as find_checkpoint
 from .checkpoint.manifest import CheckpointError as CheckpointError
-
 from .data.batches import Batches as Batches
 from .data.batches import Blocks as Blocks
 from .data.batches import Rows as Rows

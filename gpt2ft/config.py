@@ -99,6 +99,9 @@ class TrainConfig:
         "bits on another number of processes.",
     )
     """Add gradients in an order that does not depend on the number of processes."""
+    fsdp: bool = setting(False, may_change=True)
+    """Divide weights, gradients and moments among the processes (FSDP2): for a model that is too
+    large for one device. On another number of processes the last bits are others."""
     num_train_epochs: float = setting(1.0, may_change=True)
     """Passes over the corpus. May be raised when resuming: the learning rate then follows the
     schedule of the longer run from there on."""

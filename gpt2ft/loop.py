@@ -18,7 +18,8 @@ from .micro_batches import Data as Data
 from .micro_batches import fetch, next_batches, own_part, step_samples
 from .optim import clip_and_step
 from .parallel import processes
-from .parallel.gradient_sum import GradientSum, share
+from .parallel.gradient_sum import share
+from .parallel.sharding import gradients_of, idle_batch, is_sharded
 from .precision import Precision, Readback, resolve_precision
 
 LossFunction = Callable[[torch.nn.Module, Batch], torch.Tensor]
@@ -147,12 +148,12 @@ def train_step(
         raise NoTargetsError("every label of the step is masked, there is nothing to learn from")
 
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = GradientSum(step, parameters, fixed_order=fixed_sum_order)
-    for number, cpu_batch in zip(step.own, micro_batches, strict=True):
+    gradients = gradients_of(step, parameters, fixed_order=fixed_sum_order)
+    for number, cpu_batch, divisor in gradients.batches(micro_batches):
         batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
         with torch.enable_grad(), seeded(device, state.seed, state.step, number):
             with state.precision.autocast():
-                part = loss_fn(state.model, batch) / step.n_targets
+                part = loss_fn(state.model, batch) / divisor
             # An infinite loss may have a finite gradient: with NaN the update is skipped.
             finite = torch.where(torch.isfinite(part), 1.0, torch.nan)
             scaler.scale(part * finite).backward()
@@ -273,18 +274,21 @@ def evaluate(
     `NoTargetsError` if every label is masked.
     """
     precision = precision or resolve_precision("auto", next(model.parameters()).device)
+    sharded = any(map(is_sharded, model.parameters()))
     losses: list[float] = []
     counts: list[float] = []
     with undisturbed(model):
         for first in range(0, len(data), processes.size()):
+            has_one = (index := first + processes.rank()) < len(data)
             losses.append(0)
             counts.append(0)
-            if (index := first + processes.rank()) < len(data):
-                cpu_batch = data[0, index]
-                counts[-1] = total_count([cpu_batch], count_fn)
+            if has_one or sharded:  # the processes of a model that is divided compute together
+                cpu_batch = data[0, index] if has_one else idle_batch()
                 batch = {name: value.to(precision.device) for name, value in cpu_batch.items()}
                 with precision.autocast():
-                    losses[-1] = float(loss_fn(model, batch))
+                    loss = float(loss_fn(model, batch))
+                if has_one:
+                    losses[-1], counts[-1] = loss, total_count([cpu_batch], count_fn)
             on_batch()
     # Added in double precision, in the order of the batches, however many processes there are.
     loss_sum = sum(itertools.chain.from_iterable(zip(*processes.gather(losses), strict=True)))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from .kernels.cross_entropy import linear_cross_entropy
 from .kernels.tied_embedding import shared_weight
 from .models.probe import plain_head
+from .parallel.sharding import with_whole_weights
 
 
 def count_targets(batch: Mapping[str, torch.Tensor], *, ignore_index: int = -100) -> int:
@@ -49,13 +50,22 @@ def causal_lm_loss(
     inputs["use_cache"] = False
     targets = batch["labels"][:, 1:].flatten()
     device = targets.device.type
-    head = plain_head(model) if device in ("cpu", "cuda") else None
-    if head is None:
+    if device not in ("cpu", "cuda") or plain_head(model) is None:
         logits = model(**inputs).logits[:, :-1].float().flatten(0, 1)
         return F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum")
+
+    return with_whole_weights(model, lambda: _in_pieces(model, inputs, targets, ignore_index))
+
+
+def _in_pieces(
+    model: Any, inputs: Mapping[str, Any], targets: torch.Tensor, ignore_index: int
+) -> torch.Tensor:
+    """The summed loss, where the head is a plain matrix product."""
+    head = plain_head(model)
+    assert head is not None
     with shared_weight(model.get_input_embeddings(), head) as shared:
         hidden = model.base_model(**inputs).last_hidden_state[:, :-1].flatten(0, 1)
-    if device == "cpu":  # elsewhere, selecting rows would wait for the device
+    if targets.is_cpu:  # elsewhere, selecting rows would wait for the device
         labelled = targets != ignore_index
         if not labelled.all():
             hidden, targets = hidden[labelled], targets[labelled]

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from .parallel.sharding import whole
+
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: matrices and embeddings decay, vectors do not.
@@ -73,7 +75,7 @@ def clip_and_step(
     known = set(optimizer.state)
     try:
         scaler.unscale_(optimizer)
-        grad_norm = torch.nn.utils.get_total_norm(gradients)
+        grad_norm = whole(torch.nn.utils.get_total_norm(gradients))
         skipped = ~torch.isfinite(grad_norm)
         if _clips_itself(optimizer):
             if any(p.grad is not None and p not in known for p in parameters):

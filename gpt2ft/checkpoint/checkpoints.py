@@ -10,17 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import PreTrainedModel
 
 from ..system import durable
-from . import snapshot
+from . import divided, model_files, snapshot
 from .folders import checkpoint_folders, checkpoint_paths, free_name, step_of
 from .manifest import (
     MANIFEST,
-    MODEL_FILES,
     TRAINED,
     CheckpointError,
     read_json,
@@ -50,42 +46,54 @@ def save_checkpoint(
     Everything is written and synced in a temporary folder beside it, the manifest last; then the
     folder gets its name. Only after that are older checkpoints deleted, until `keep` valid ones
     remain. An older one of the same step is renamed, and can be found until the new one is there.
+    Of several processes one calls this; all do if the model is divided among them, see `shard`.
     `run` is recorded in the manifest. For a model that is not from transformers, or that has
     adapters, what is trained is saved, without the frozen weights. Raises `OSError` if the disk
     fails or is too small, `ValueError` if the state is one that could not be loaded again.
     """
-    output_dir = Path(output_dir)
+    folder = Path(output_dir)
+    return Path(divided.save(state, lambda: _save(folder, state, tokenizer, run or {}, keep)))
+
+
+def _save(
+    output_dir: Path, state: TrainState, tokenizer: Any, run: Mapping[str, Any], keep: int
+) -> str:
     durable.make_folder(output_dir)
     target = output_dir / f"checkpoint-{state.step}"
     values = snapshot.state_values(state)
     clear_leftovers(output_dir)
     check_space(output_dir, state)
     with _full_disk_explained(output_dir, state), _temporary_folder(output_dir) as folder:
-        _write_model(folder, state.model, tokenizer)
-        if not _is_whole(folder, state.model):
-            _write_trained(folder, state.model)
-        durable.write_tensors(folder / OPTIMIZER, snapshot.optimizer_tensors(state))
+        model_files.write(folder, state.model, tokenizer)
+        if not model_files.is_whole(folder, state.model):
+            model_files.write_trained(folder, state.model)
+        divided.write_tensors(folder / OPTIMIZER, snapshot.optimizer_tensors(state))
         durable.write(folder / STATE, json.dumps(values).encode())
         if state.extra:
-            extra = {name: t.detach().contiguous() for name, t in state.extra.items()}
-            durable.write_tensors(folder / EXTRA, extra)
-        write_manifest(folder, state.step, run or {})
+            extra = {name: t.detach() for name, t in state.extra.items()}
+            divided.write_tensors(folder / EXTRA, extra)
+        write_manifest(folder, state.step, run)
         if os.path.lexists(target):  # of the same step; it may be the only good one
             durable.rename(target, free_name(target, "replaced"))
         durable.rename(folder, target)
         durable.sync_folder(output_dir)
     _rotate(output_dir, target, keep)
-    return target
+    return str(target)
 
 
 def save_finished(output_dir: Path, state: TrainState, *, tokenizer: Any = None) -> None:
     """Put model and tokenizer into `output_dir` itself, where every tool looks for them.
 
     The old manifest is deleted first, the new one comes last: a folder that has one is finished.
+    Of several processes one calls this; all do if the model is divided among them.
     """
+    divided.save(state, lambda: _put_in_place(output_dir, state, tokenizer))
+
+
+def _put_in_place(output_dir: Path, state: TrainState, tokenizer: Any) -> str:
     check_space(output_dir, state)
     with _full_disk_explained(output_dir, state), _temporary_folder(output_dir) as folder:
-        _write_model(folder, state.model, tokenizer)
+        model_files.write(folder, state.model, tokenizer)
         write_manifest(folder, state.step, {})
         durable.delete(output_dir / MANIFEST)
         durable.sync_folder(output_dir)
@@ -94,6 +102,7 @@ def save_finished(output_dir: Path, state: TrainState, *, tokenizer: Any = None)
                 durable.sync_folder(output_dir)
             durable.rename(path, output_dir / path.name)
         durable.sync_folder(output_dir)
+    return str(output_dir)
 
 
 @contextlib.contextmanager
@@ -163,52 +172,17 @@ def load_checkpoint(path: str | Path, state: TrainState) -> None:
     try:
         values = read_json(path / STATE)
         whole = not (path / TRAINED).exists()
-        weights = _read_model(path, model) if whole else load_file(path / TRAINED)
-        moments = load_file(path / OPTIMIZER)
-        extra = load_file(path / EXTRA) if (path / EXTRA).exists() else {}
+        weights = (model_files.read if whole else model_files.read_trained)(path, model)
+        parameters = snapshot.parameters_by_name(state)
+        moments = divided.read_tensors(
+            path / OPTIMIZER, lambda name: parameters.get(name.split("/", 1)[-1])
+        )
+        extra = {}
+        if (path / EXTRA).exists():
+            extra = divided.read_tensors(path / EXTRA, state.extra.get)
         snapshot.restore(state, values, weights, moments, extra, whole=whole)
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not fit this run, {error}") from error
-
-
-def _read_model(path: Path, model: Any) -> dict[str, torch.Tensor]:
-    """The weights of a model of transformers, by their names in memory."""
-    if not isinstance(model, PreTrainedModel):
-        raise ValueError(f"it holds a model of transformers, not a {type(model).__name__}")
-    # The file that was verified, whatever config.json names. By from_pretrained: for some models
-    # transformers renames tensors between file and memory.
-    file = path / "model.safetensors"
-    loaded: Any = type(model).from_pretrained(
-        None,
-        config=model.config,
-        state_dict=load_file(file),
-        dtype=model.dtype,
-        output_loading_info=True,
-    )
-    saved, info = loaded
-    own = model.state_dict().keys()
-    lost = sorted((info["missing_keys"] & own) | (info["unexpected_keys"] - own))
-    if lost:
-        raise ValueError(f"tensors are missing or extra: {', '.join(lost[:5])}")
-    # Read once more: transformers may have changed in place what it was given.
-    weights, tensors = saved.state_dict(), load_file(file)
-    _undo_zeros(weights, tensors)
-    # Tensors that somebody has added to the model: from_pretrained does not know them.
-    added = {name: tensors[name] for name in info["unexpected_keys"]}
-    return {name: t for name, t in {**weights, **added}.items() if name in own}
-
-
-def _undo_zeros(weights: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Where transformers has set to zero what it had read, as Youtu's padding row, put it back.
-
-    A tensor that differs in another way was transposed, and is right.
-    """
-    for name in weights.keys() & tensors.keys():
-        loaded, read = weights[name], tensors[name]
-        if loaded.shape == read.shape and not torch.equal(loaded, read):
-            put_back = torch.where(loaded == 0, read, loaded)
-            if torch.equal(put_back, read):
-                loaded.copy_(read)
 
 
 def check_space(output_dir: Path, state: TrainState, *, checkpoints: int = 1) -> None:
@@ -232,32 +206,6 @@ def _lacks_space(output_dir: Path, need: int) -> str:
         f"{output_dir} has {free >> 20} MiB free, saving needs {(need >> 20) + 1} MiB, make room "
         "or name another --output_dir"
     )
-
-
-def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
-    if hasattr(model, "save_pretrained"):
-        durable.write_by(model.save_pretrained, folder, max_shard_size="1000GB")
-    if tokenizer is not None:
-        # Chat templates within tokenizer_config.json: a checkpoint has no folders.
-        durable.write_by(tokenizer.save_pretrained, folder, save_jinja_files=False)
-
-
-def _is_whole(folder: Path, model: Any) -> bool:
-    """Whether the folder holds all of the model, as `_read_model` wants it."""
-    written = all((folder / name).is_file() for name in MODEL_FILES)
-    return written and isinstance(model, PreTrainedModel)
-
-
-def _write_trained(folder: Path, model: torch.nn.Module) -> None:
-    """What is trained of a model, where its own files are not all of it."""
-    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if folders:
-        raise ValueError(
-            f"{type(model).__name__} saves folders, {', '.join(folders)}, which a checkpoint does "
-            "not hold, name the adapter `default`"
-        )
-    tensors = snapshot.trained_tensors(model)
-    durable.write_tensors(folder / TRAINED, {n: t.contiguous() for n, t in tensors.items()})
 
 
 def _rotate(output_dir: Path, newest: Path, keep: int) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 COUNTERS = ("seed", "step", "batches", "tokens")
 
 
-def _named_parameters(state: TrainState) -> dict[str, torch.nn.Parameter]:
+def parameters_by_name(state: TrainState) -> dict[str, torch.nn.Parameter]:
     """The optimizer's parameters by their names in the model, in its order.
 
     Raises `ValueError` if its groups do not name them, or name others.
@@ -39,7 +39,7 @@ def _optimizer_values(state: TrainState) -> dict[str, Any]:
     """Optimizer state by parameter NAME: by index, a changed order would load silently."""
     values = {
         f"{key}/{name}": value
-        for name, parameter in _named_parameters(state).items()
+        for name, parameter in parameters_by_name(state).items()
         for key, value in state.optimizer.state.get(parameter, {}).items()
         if value is not None
     }
@@ -49,7 +49,7 @@ def _optimizer_values(state: TrainState) -> dict[str, Any]:
 def optimizer_tensors(state: TrainState) -> dict[str, torch.Tensor]:
     """The tensors of the optimizer's state, as `exp_avg/NAME`."""
     values = _optimizer_values(state)
-    return {n: value.contiguous() for n, value in values.items() if isinstance(value, torch.Tensor)}
+    return {n: value for n, value in values.items() if isinstance(value, torch.Tensor)}
 
 
 def state_values(state: TrainState) -> dict[str, Any]:
@@ -104,6 +104,13 @@ def _is_dense(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
+def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by their names in `state_dict`; tied names have the same tensor."""
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
+    return {name: tensors[name] for name in model.state_dict() if name in tensors}
+
+
 def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters that are trained, and buffers: without the frozen model under an adapter."""
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
@@ -132,7 +139,7 @@ def restore(
             f"it was trained in {values['precision']}, this run is in {state.precision.name}, "
             f"add --precision {values['precision']}"
         )
-    parameters = _named_parameters(state)
+    parameters = parameters_by_name(state)
     saved_names = [name for group in values["param_groups"] for name in group["param_names"]]
     if list(parameters) != saved_names:
         different = sorted(parameters.keys() ^ set(saved_names))[:5]

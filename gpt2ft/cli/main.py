@@ -45,7 +45,7 @@ from .run_settings import UsageError, train_config
 FAILED = 1
 # Settings that mean nothing for a run of which nothing is kept.
 OF_A_KEPT_RUN = (
-    *("output_dir", "overwrite_output_dir", "resume", "logging_steps"),
+    *("output_dir", "overwrite_output_dir", "resume", "logging_steps", "fsdp"),
     *("eval_steps", "save_steps", "save_total_limit"),
 )
 Command = Callable[[TrainConfig], int]

@@ -13,7 +13,7 @@ from typing import Any
 import transformers
 from torch import nn
 
-from ..models.probe import attention_implementation
+from ..models.probe import attention_implementation, blocks
 from .attention import attention
 from .dropout import Dropout
 from .packed_linear import PackedLinear, can_pack
@@ -54,9 +54,7 @@ def compile_blocks(model: nn.Module) -> None:
     for a CPU, its gradient would be added up in no fixed order. A batch of another shape causes
     another compilation.
     """
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    size = {group: sum(p.numel() for p in group.parameters()) for group in lists}
-    for block in max(lists, key=lambda group: size[group], default=[]):
+    for block in blocks(model):
         block.compile()
 
 

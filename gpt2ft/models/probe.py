@@ -14,6 +14,9 @@ from ..guards import undisturbed
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 ATTENTION = "_attn_implementation"
 
+SHARDED = "compute_with_whole_weights"
+"""A method that `parallel.sharding` gives to a model."""
+
 _plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -74,6 +77,13 @@ def is_causal(model: Any) -> bool:
         one, other = model(input_ids=ids, use_cache=False).logits[:, :3]
     # Relative to all of them: those of a new model are small. Causal ones differ by nothing at all.
     return bool((one - other).norm() <= 1e-5 * one.norm())
+
+
+def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The modules that a model is a stack of: its largest `ModuleList`, if it has one."""
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    size = {group: sum(p.numel() for p in group.parameters()) for group in lists}
+    return list(max(lists, key=lambda group: size[group], default=[]))
 
 
 def plain_head(model: Any) -> torch.Tensor | None:
@@ -141,4 +151,8 @@ def _large_numbers(like: torch.Tensor) -> torch.Tensor:
 
 def _is_hooked(module: torch.nn.Module) -> bool:
     """Whether a forward hook is registered on the module; True where that cannot be known."""
-    return any(getattr(module, name, True) for name in HOOKS)
+    hooks = [getattr(module, name, None) for name in HOOKS]
+    if None in hooks:
+        return True
+    n_own = 2 if hasattr(module, SHARDED) else 0  # by which its weights are gathered
+    return sum(map(len, filter(None, hooks))) > n_own

@@ -14,7 +14,7 @@ gets its share from all others, adds it in the tree's order, and gives the sum t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -100,7 +100,7 @@ def nodes_of(part: range) -> list[Node]:
 class GradientSum:
     """Adds the gradients of a step, and its loss, in the order of the tree.
 
-    Call `add` after the backward pass of each micro-batch of this process, then `finish` once.
+    Call `add` after the backward pass of each of `batches`, then `finish` once.
     Beyond one gradient it holds another for each level of the tree that is still open: with M
     micro-batches on a process at most log2(M) - 1 others. Without `fixed_order` it holds none: each
     process adds its gradients one after another, and the tree is only over the processes.
@@ -114,6 +114,13 @@ class GradientSum:
         self._fixed_order = fixed_order
         self._tree: Tree[list[torch.Tensor | None]] = Tree(_added)
         self._loss: torch.Tensor | None = None
+
+    def batches(
+        self, micro_batches: Sequence[Mapping[str, torch.Tensor]]
+    ) -> Iterator[tuple[int, Mapping[str, torch.Tensor], float]]:
+        """Number, batch, and what its loss is divided by, of each micro-batch of this process."""
+        for number, batch in zip(self._share.own, micro_batches, strict=True):
+            yield number, batch, self._share.n_targets
 
     def add(self, number: int, loss: torch.Tensor) -> None:
         """Take the gradients that are in the parameters, of the micro-batch of that number."""

@@ -141,16 +141,20 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
     return [bool(flag) for flag in found]
 
 
-def on_main(work: Callable[[], str]) -> str:
+def on_main(work: Callable[[], str], assist: Callable[[str], None] | None = None) -> str:
     """What `work()` returns in process 0, where alone it is done, and where its errors are raised.
 
-    The others then raise `LostProcessError`.
+    The others then raise `LostProcessError`. In its midst, `work` may `ask_for_help`: then the
+    others call `assist` with the message.
     """
-    if rank() > 0:
+    while rank() > 0:
         outcome, text = of_main("").split(" ", 1)
         if outcome == "failed":
             raise LostProcessError(LOST)
-        return text
+        if outcome == "done":
+            return text
+        assert assist is not None
+        assist(text)
     try:
         text = work()
     except BaseException:
@@ -159,14 +163,24 @@ def on_main(work: Callable[[], str]) -> str:
     return of_main(f"done {text}").split(" ", 1)[1]
 
 
+def ask_for_help(message: str) -> None:
+    """Within the `work` of `on_main`, have the other processes call their `assist`."""
+    of_main(f"help {message}")
+
+
 def wait() -> None:
     """Wait until all processes are here."""
     gather([0])
 
 
 def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
-    """Give these tensors, in place, the values that process 0 has in them."""
+    """Give these tensors, in place, the values that process 0 has in them.
+
+    Not those of which each process holds some rows.
+    """
     for tensor in tensors if size() > 1 else ():
+        if hasattr(tensor, "full_tensor"):
+            continue
         data = tensor.detach().contiguous().flatten().view(torch.uint8)  # gloo lacks some dtypes
         with reaching():
             dist.broadcast(data, 0)

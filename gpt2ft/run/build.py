@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from ..checkpoint.divided import check_names
 from ..checkpoint.folders import recorded_run
 from ..config import TrainConfig
 from ..data.batches import Batches, Blocks, Rows
@@ -23,6 +24,7 @@ from ..loop import TrainState
 from ..models import loading, probe
 from ..optim import build_optimizer, lr_at
 from ..parallel import processes
+from ..parallel.sharding import shard
 from ..precision import resolve_device, resolve_precision
 from .recipe import settings_of
 
@@ -146,10 +148,13 @@ def _prepare_model(config: TrainConfig, model: Any, device: torch.device) -> Non
     """Bring a model to the device, ready to be trained as the configuration has it."""
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    model.to(device)
     if config.torch_compile:
         compile_blocks(model)
-    else:
+    if config.fsdp:
+        check_names(model)
+        shard(model, device)
+    model.to(device)
+    if not config.torch_compile:
         accelerate(model)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from ..checkpoint import checkpoints
+from ..checkpoint.divided import is_divided
 from ..checkpoint.folders import checkpoint_folders, checkpoint_paths, recorded_run
 from ..config import TrainConfig
 from ..loop import NonFiniteError, StepResult, train
@@ -81,7 +82,7 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
         history = json.loads(
             processes.on_main(lambda: json.dumps(_prepare(config, run, checkpoint, output_dir)))
         )
-        _note_unshared(output_dir)
+        _note_unshared(run, output_dir)
         log = progress.TrainingReport(
             output_dir / METRICS if is_main else None,
             run.state,
@@ -126,18 +127,22 @@ def _common(run: Run) -> dict[str, Any]:
     settings = {f"--{k}": v for k, v in settings_of(run.config).items() if k not in may_change}
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     run_is = {"tokens": run.digest, "steps": run.max_steps, "first step": run.state.step}
-    return {**settings, **versions, **run_is}
+    return {**settings, "--fsdp": run.config.fsdp, **versions, **run_is}
 
 
-def _note_unshared(output_dir: Path) -> None:
-    """Say it if another machine does not see the folder: from there it could not be resumed."""
+def _note_unshared(run: Run, output_dir: Path) -> None:
+    """Say it if another machine does not see the folder: from there it could not be resumed.
+
+    Raises `ValueError` if each process is to write a part of the model there.
+    """
     seen = (output_dir / SETTINGS_FILE).is_file()
     for number, (sees,) in enumerate(processes.gather([seen])):
         if not sees:
-            print_line(
-                f"note: process {number} does not see the output folder {output_dir.resolve()}: to "
-                "resume, every machine needs the checkpoints, name a folder that all share"
-            )
+            what = f"process {number} does not see the output folder {output_dir.resolve()}"
+            advice = "every machine needs the checkpoints, name a folder that all share"
+            if is_divided(run.state.model):
+                raise ValueError(f"{what}: with --fsdp {advice}")
+            print_line(f"note: {what}: to resume, {advice}")
             return
 
 
@@ -161,7 +166,7 @@ def _carry_out(session: Session) -> int:
     after = _observation(session, run.max_steps)
     session.stop.check()
     session.log.close()
-    processes.on_main(lambda: _put_in_place(session))
+    _by_writers(run, lambda: _put_in_place(session))
     print_line()
     evaluations = (before.evaluation, after.evaluation)
     print_line(card(*evaluations, samples=(before.sample, after.sample)))
@@ -230,7 +235,7 @@ def _train(session: Session) -> None:
 
 
 def _save(session: Session) -> None:
-    """A checkpoint, unless there is one of this step; one process writes it."""
+    """A checkpoint, unless there is one of this step."""
     run = session.run
     if run.saved_step == run.state.step:
         return
@@ -239,9 +244,14 @@ def _save(session: Session) -> None:
         session.log.flush()
     finally:  # records that cannot be written must not cost the checkpoint
         with session.log.paused():
-            path = processes.on_main(lambda: _saved(session))
+            path = _by_writers(run, lambda: _saved(session))
         run.saved_step = run.state.step
         print_line(f"saved {path}")
+
+
+def _by_writers(run: Run, save: Callable[[], str]) -> str:
+    """Save in process 0, or in all if each holds a part of the model; returns what `save` does."""
+    return save() if is_divided(run.state.model) else processes.on_main(save)
 
 
 def _saved(session: Session) -> str:
@@ -256,8 +266,8 @@ def _saved(session: Session) -> str:
 
 
 def _fingerprint(run: Run) -> list[int]:
-    """A number for each weight tensor, which another bit in it changes."""
-    if processes.size() == 1:
+    """A number for each weight tensor that all have, which another bit in it changes."""
+    if processes.size() == 1 or is_divided(run.state.model):
         return []
     ints = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     weights = (p.detach().flatten() for p in run.state.model.parameters())

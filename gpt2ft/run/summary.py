@@ -21,7 +21,8 @@ def description(run: Run) -> str:
     precision, parameters = run.state.precision, run.state.model.parameters()
     threads = f", {torch.get_num_threads()} threads" if precision.device.type == "cpu" else ""
     n = processes.size()
-    together_with = f", {n} processes" if n > 1 else ""
+    divided = "divided among " if n > 1 and config.fsdp else ""
+    together_with = f", {divided}{n} processes" if n > 1 else ""
     kind = "blocks" if config.packing else "rows"
     pad_token = run.tokenizer.pad_token
     pad = f"pad token {pad_token!r}" if pad_token else "no pad token, id 0 pads"

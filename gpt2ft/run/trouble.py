@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..loop import StepResult
 from ..micro_batches import step_samples
+from ..parallel import processes
 from ..system.terminal import print_line
 from .build import Run
 
@@ -61,6 +62,7 @@ def less_memory(run: Run) -> str:
     if config.per_device_eval_batch_size > 1:
         ways.append(f"--per_device_eval_batch_size {config.per_device_eval_batch_size // 2}")
     ways += [] if config.gradient_checkpointing else ["--gradient_checkpointing"]
+    ways += [] if config.fsdp or processes.size() == 1 else ["--fsdp"]
     if run.saved_step > 0:  # a run that is resumed keeps its settings
         ways.append("--output_dir ANOTHER")
     return (

@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,16 @@ def append(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
     with _errors_name(path), open(os.open(path, flags, 0o666), "ab") as file:
         file.write(data)
+
+
+def write_at(path: Path, pieces: Iterable[tuple[int, Any]]) -> None:
+    """Write bytes into a file that is there, each piece at its offset, and bring it to the disk."""
+    with _errors_name(path), open(path, "rb+") as file:
+        for offset, data in pieces:
+            file.seek(offset)
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ import transformers
 
 import gpt2ft
 from gpt2ft.micro_batches import own_part
-from gpt2ft.parallel import gradient_sum, processes
+from gpt2ft.parallel import gradient_sum, processes, sharding
 from gpt2ft.parallel.gradient_sum import GradientSum, Share, Tree, nodes_of
 from tests.support.processes import together
 from tests.support.tiny import tiny_gpt2
@@ -187,7 +187,7 @@ class ByAutograd(GradientSum):
 
 
 def by_autograd(*arguments):
-    gpt2ft.loop.GradientSum = ByAutograd
+    sharding.GradientSum = ByAutograd
     return trained(*arguments)
 
 
