@@ -38,6 +38,7 @@ MODULES = {
     "models.loading": ("load_model", "load_tokenizer", "new_model"),
     "optim": ("build_optimizer", "clip_and_step", "lr_at", "parameter_groups"),
     "parallel.processes": ("LostProcessError",),
+    "parallel.sharding": ("shard",),
     "precision": ("resolve_device", "resolve_precision"),
 }
 _MODULE_OF = {name: module for module, names in MODULES.items() for name in names}

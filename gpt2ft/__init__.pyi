@@ -36,6 +36,7 @@ from .optim import clip_and_step as clip_and_step
 from .optim import lr_at as lr_at
 from .optim import parameter_groups as parameter_groups
 from .parallel.processes import LostProcessError as LostProcessError
+from .parallel.sharding import shard as shard
 from .precision import resolve_device as resolve_device
 from .precision import resolve_precision as resolve_precision
 

@@ -8,6 +8,7 @@ it holds already it needs memory for the rows of one tensor at most.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -59,9 +60,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         return
     header, starts = _layout(tensors)
     durable.write(path, header)
-    processes.ask_for_help(json.dumps([str(path), list(tensors)]))
-    _write_own(path, tensors, starts)
-    processes.wait()
+    message = json.dumps([str(path), list(tensors)])
+    processes.with_help(message, lambda: _write_own(path, tensors, starts))
 
 
 def _assist(message: str, state: TrainState) -> None:
@@ -77,7 +77,6 @@ def _assist(message: str, state: TrainState) -> None:
             f"process {processes.rank()} does not see {path}, where all processes save their parts "
             "of the model: name a folder that all machines share"
         ) from error
-    processes.wait()
 
 
 def _layout(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, dict[str, int]]:
@@ -103,7 +102,7 @@ def _write_own(path: Path, tensors: Mapping[str, torch.Tensor], starts: Mapping[
             local, start = tensor.detach(), starts[name]
             if is_sharded(tensor):
                 local, rows = own_rows(local)
-                start += rows.start * tensor[:1].numel() * tensor.element_size() if rows else 0
+                start += rows.start * math.prod(tensor.shape[1:]) * tensor.element_size()
             elif processes.rank() > 0:
                 continue
             yield start, local.contiguous().cpu().flatten().view(torch.uint8).numpy()
@@ -143,14 +142,20 @@ def _write_stand_ins(folder: Path, model: Any) -> list[str]:
         name: numbers.setdefault(id(tensor), torch.tensor([float(len(numbers))]))
         for name, tensor in snapshot.named_tensors(model).items()
     }
-    durable.write_by(model.save_pretrained, folder, state_dict=dict(stand_ins))
+    refusal = (
+        f"{type(model).__name__} is saved with other tensors than it has in memory: such a model "
+        "cannot be divided among processes yet"
+    )
+    try:
+        durable.write_by(model.save_pretrained, folder, state_dict=dict(stand_ins))
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(refusal) from error  # transformers could not cut what are no matrices
     saved = load_file(folder / MODEL)
-    different = [n for n, t in saved.items() if not torch.equal(t, stand_ins.get(n, t + 1))]
-    if different or {float(t) for t in saved.values()} != {float(t) for t in numbers.values()}:
-        raise ValueError(
-            f"{type(model).__name__} is saved with other tensors than it has in memory, "
-            f"{', '.join(different[:5])}: such a model cannot be divided among processes yet"
-        )
+    same = all(torch.equal(t, stand_ins.get(n, t + 1)) for n, t in saved.items())
+    if not same or {float(t) for t in saved.values()} != {float(t) for t in numbers.values()}:
+        raise ValueError(refusal)
     return sorted(saved)
 
 

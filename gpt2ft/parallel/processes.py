@@ -144,17 +144,19 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
 def on_main(work: Callable[[], str], assist: Callable[[str], None] | None = None) -> str:
     """What `work()` returns in process 0, where alone it is done, and where its errors are raised.
 
-    The others then raise `LostProcessError`. In its midst, `work` may `ask_for_help`: then the
-    others call `assist` with the message.
+    The others then raise `LostProcessError`. In its midst, `work` may call `with_help`: then the
+    others call `assist` with the message, and an error of theirs ends all, too.
     """
+    error: BaseException | None = None
     while rank() > 0:
         outcome, text = of_main("").split(" ", 1)
         if outcome == "failed":
-            raise LostProcessError(LOST)
+            raise error or LostProcessError(LOST)
         if outcome == "done":
             return text
         assert assist is not None
-        assist(text)
+        error = _error_of(lambda text=text: assist(text))  # type: ignore[misc]
+        any_of([error is not None])
     try:
         text = work()
     except BaseException:
@@ -163,9 +165,24 @@ def on_main(work: Callable[[], str], assist: Callable[[str], None] | None = None
     return of_main(f"done {text}").split(" ", 1)[1]
 
 
-def ask_for_help(message: str) -> None:
-    """Within the `work` of `on_main`, have the other processes call their `assist`."""
+def with_help(message: str, own_part: Callable[[], None]) -> None:
+    """Within the `work` of `on_main`: do a part of it here, while the others `assist`.
+
+    Raises the error of this part, or `LostProcessError` if another process could not do its own.
+    """
     of_main(f"help {message}")
+    error = _error_of(own_part)
+    (failed,) = any_of([error is not None])
+    if failed:
+        raise error or LostProcessError(LOST)
+
+
+def _error_of(work: Callable[[], None]) -> BaseException | None:
+    try:
+        work()
+    except BaseException as error:
+        return error
+    return None
 
 
 def wait() -> None:

@@ -4,12 +4,12 @@ import hashlib
 
 import pytest
 import torch
-import transformers
 
 import gpt2ft
 from gpt2ft.micro_batches import own_part
 from gpt2ft.parallel import gradient_sum, processes, sharding
 from gpt2ft.parallel.gradient_sum import GradientSum, Share, Tree, nodes_of
+from tests.support.gradients import FAMILIES, Rows, new_model, torchs_gradient
 from tests.support.processes import together
 from tests.support.tiny import tiny_gpt2
 
@@ -95,30 +95,6 @@ def digest(model):
     return hashlib.sha256(values).hexdigest()
 
 
-class Rows:
-    """Micro-batches of 1 to 3 rows of random tokens, padded and packed by turns."""
-
-    def __init__(self, n):
-        self.n = n
-
-    def __len__(self):
-        return self.n
-
-    def sample_numbers(self, epoch, index):
-        return [index]
-
-    def __getitem__(self, position):
-        epoch, index = position
-        generator = torch.Generator().manual_seed(100 * epoch + index)
-        ids = torch.randint(1, 257, (1 + index % 3, 20), generator=generator)
-        batch = {"input_ids": ids, "labels": ids.clone()}
-        if index % 2:
-            batch["labels"][:, 15 - index % 7 :] = -100
-        else:
-            batch["position_ids"] = (torch.arange(20) % 9).expand(ids.shape)
-        return batch
-
-
 @pytest.mark.parametrize("settings", ["plain", "accelerated"])
 def test_one_two_and_four_processes_end_with_the_same_bits(settings):
     """Steps of four micro-batches; the epoch has 10, so that the third step has two of them."""
@@ -191,21 +167,6 @@ def by_autograd(*arguments):
     return trained(*arguments)
 
 
-LLAMA = {
-    **{"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64},
-    **{"num_attention_heads": 4, "num_key_value_heads": 2},
-}
-GPT2 = {"n_layer": 2, "n_embd": 32, "n_head": 2}
-GPT2 |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-FAMILIES = {"gpt2": GPT2, "llama": LLAMA, "qwen2": LLAMA}
-
-
-def new_model(family):
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(family, vocab_size=257, **FAMILIES[family])
-    return transformers.AutoModelForCausalLM.from_config(config)
-
-
 def gradients(family, n_micro_batches):
     model = new_model(family)
     fp32 = gpt2ft.resolve_precision("fp32", torch.device("cpu"))
@@ -220,21 +181,9 @@ def gradients(family, n_micro_batches):
 @pytest.mark.parametrize("n_micro_batches", [1, 3, 4])
 def test_the_gradient_is_that_of_torch_on_all_targets(family, n_micro_batches):
     """Of padded and packed micro-batches; with 1, the second process has none."""
-    model = new_model(family)
-    data = Rows(n_micro_batches)
-    batches = [data[0, i] for i in range(n_micro_batches)]
-    n_targets = sum(map(gpt2ft.count_targets, batches))
-    for batch in batches:
-        inputs = {**batch, "use_cache": False}
-        labels = inputs.pop("labels")[:, 1:]
-        logits = model(**inputs).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), reduction="sum"
-        )
-        (loss / n_targets).backward()
+    expected = torchs_gradient(family, n_micro_batches)
     for found in together(2, gradients, family, n_micro_batches):
         gradient = torch.cat([torch.tensor(g).flatten() for g in found])
-        expected = torch.cat([p.grad.flatten() for p in model.parameters()])
         assert (gradient - expected).norm() / expected.norm() < 1e-6
 
 

@@ -14,7 +14,7 @@ from benchmarks.faults.processes import context, settle_down
 STORES = deque(maxlen=8)  # of the runs of late; a store ends with its last reference
 
 
-def together(n, function, *arguments, timeout=120):
+def together(n, function, *arguments, timeout=60):
     """What `function(*arguments)` returns in each of `n` processes, as `torchrun` starts them.
 
     The function stands in a module; its result is what JSON can hold. An error of one is raised
