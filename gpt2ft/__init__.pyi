@@ -10,6 +10,7 @@ from .data.batches import Rows as Rows
 from .data.collate import CausalLMCollator as CausalLMCollator
 from .data.corpus import load_corpus as load_corpus
 from .data.token_store import tokenize as tokenize
+from .generation.config import Sampling as Sampling
 from .generation.sampling import choose_tokens as choose_tokens
 from .generation.sampling import generate_tokens as generate_tokens
 from .generation.text import Continuation as Continuation

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from benchmarks.faults.processes import Started, run
 from gpt2ft.checkpoint import checkpoints
@@ -311,6 +312,43 @@ def test_random_kills_of_random_processes(seed, place, straight):
             if set(codes) == {0}:
                 break
     assert kills and results(place / "out") == straight
+
+
+def test_a_divided_model_goes_on_exactly_on_as_many_processes_and_nearly_on_others(place, straight):
+    """Stopped by a signal, killed, and finished on 2; then another is finished on 1, undivided."""
+    done = finished(2, "--fsdp", "--output_dir", "all", cwd=place)
+    assert [d.returncode for d in done] == [0, 0]
+    assert "divided among 2 processes" in done[0].stdout
+    expected = results(place / "all")
+    assert expected != straight
+    stop = {1: functools.partial(raise_at_step, 3, signal.SIGTERM)}
+    done = finished(2, "--fsdp", cwd=place, prepare=stop)
+    assert {d.returncode for d in done} == {128 + signal.SIGTERM}
+    shutil.copytree(place / "out", place / "other")
+    done = finished(2, "--fsdp", "--resume", cwd=place, prepare={0: die_at_step_5})
+    assert [d.returncode for d in done] == [-signal.SIGKILL, 1]
+    done = finished(2, "--fsdp", "--resume", "auto", cwd=place)
+    assert [d.returncode for d in done] == [0, 0], done
+    assert results(place / "out") == expected
+    for other, flags in ((1, ()), (3, ("--fsdp",))):
+        flags = (*flags, "--resume", "other/checkpoint-3", "--output_dir", str(other))
+        done = finished(other, *flags, cwd=place)
+        assert [d.returncode for d in done] == [0] * other, done
+        assert_near(place / str(other), place / "all")
+
+
+def assert_near(one, other):
+    one, other = (load_file(folder / "model.safetensors") for folder in (one, other))
+    for name, tensor in one.items():
+        if not name.endswith("c_attn.bias"):  # of keys, whose gradient is nothing but rounding
+            assert (tensor - other[name]).norm() <= 1e-3 * tensor.norm(), name
+
+
+def test_a_divided_model_needs_a_folder_that_all_see(place):
+    done = finished(2, "--fsdp", cwd=place, own_flags={1: ("--output_dir", "elsewhere")})
+    assert [d.returncode for d in done] == [1, 1]
+    said = "".join(d.stderr for d in done)
+    assert "process 1 does not see the output folder" in said and "with --fsdp every" in said
 
 
 def test_one_process_asks_nobody():
