@@ -62,7 +62,7 @@ def run_here(file: Path, tokenizer: str, trains: bool) -> None:
     start = time.perf_counter()
     run = gpt2ft.run.build.build(config)
     built = time.perf_counter() - start
-    n_tokens = int(run.data.samples.lengths.sum())
+    n_tokens = run.data.samples.n_tokens
     result: dict[str, Any] = {"build_s": built, "tokens": n_tokens}
     if trains:
         stride = max(1, len(run.data) // STEPS)

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from .order import ORDER, Order, check_version, epoch_order
-from .token_store import IntArray, TokenStore
+from .token_index import IntArray
+from .token_store import TokenStore
 
 Sample = dict[str, IntArray]
+
+AT_ONCE = 1 << 20  # rows that are looked at together
 
 
 class Blocks:
@@ -36,21 +39,39 @@ class Blocks:
             raise ValueError(f"the text has {store.n_tokens} tokens, give one of at least 2")
         self._store = store
         self._begins = store.document_starts if keep_apart else store.document_starts[:0]
+        self._size = block_size
+        n = -(-store.n_tokens // block_size)
+        self._n = min(limit or n, n)
+
+    def _start(self, index: int) -> int:
         # A last block of one token would have nothing to predict: it takes one more from the block
         # before it.
-        starts = np.arange(0, store.n_tokens, block_size, dtype=np.int64)
-        self._bounds = np.append(np.minimum(starts, store.n_tokens - 2), store.n_tokens)
-        self._bounds = self._bounds[: min(limit or len(starts), len(starts)) + 1]
+        return min(index * self._size, self._store.n_tokens - 2)
+
+    def _stop(self, index: int) -> int:
+        end = self._store.n_tokens
+        return self._start(index + 1) if (index + 1) * self._size < end else end
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all blocks."""
+        return self._stop(self._n - 1)
 
     @property
     def lengths(self) -> IntArray:
-        return np.diff(self._bounds)
+        """Tokens of each block: from the longest to the shortest."""
+        lengths = np.full(self._n, self._size, dtype=np.int64)
+        for index in range(max(0, self._n - 2), self._n):
+            lengths[index] = self._stop(index) - self._start(index)
+        return lengths
 
     def __len__(self) -> int:
-        return len(self._bounds) - 1
+        return self._n
 
     def __getitem__(self, index: int) -> Sample:
-        start, stop = int(self._bounds[index]), int(self._bounds[index + 1])
+        if not 0 <= index < self._n:
+            raise IndexError(f"there is no block {index} of {self._n}")
+        start, stop = self._start(index), self._stop(index)
         sample = {"input_ids": self._store.tokens(start, stop)}
         low, high = np.searchsorted(self._begins, [start, stop])
         inside = self._begins[low:high] - start
@@ -68,19 +89,34 @@ class Rows:
     def __init__(self, store: TokenStore, block_size: int, *, limit: int | None = None) -> None:
         if not store.whole_documents:
             raise ValueError("the corpus has documents in pieces, load it with lines=True")
-        lengths = np.minimum(np.diff(store.offsets), block_size)
-        self._rows = np.flatnonzero(lengths >= 2)[:limit]
-        self.lengths = lengths[self._rows]
-        self._store = store
+        self._store, self._size = store, block_size
+        self._rows = store.long_rows[:limit]
         if not len(self._rows):
             raise ValueError("no row of the text has two tokens, give longer rows")
+
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens of each row."""
+        offsets, rows = self._store.offsets, self._rows
+        lengths: IntArray = np.minimum(offsets[rows + 1] - offsets[rows], self._size)
+        return lengths
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all rows."""
+        parts = (self._rows[i : i + AT_ONCE] for i in range(0, len(self), AT_ONCE))
+        offsets = self._store.offsets
+        return sum(
+            int(np.minimum(offsets[part + 1] - offsets[part], self._size).sum()) for part in parts
+        )
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
-        start = int(self._store.offsets[self._rows[index]])
-        return {"input_ids": self._store.tokens(start, start + int(self.lengths[index]))}
+        row = int(self._rows[index])
+        start, stop = int(self._store.offsets[row]), int(self._store.offsets[row + 1])
+        return {"input_ids": self._store.tokens(start, min(stop, start + self._size))}
 
 
 class Samples(Protocol):
@@ -136,6 +172,8 @@ class Batches:
         return np.array([order[position] for position in range(start, stop)], dtype=np.int64)
 
     def _order_of(self, epoch: int) -> Order:
+        if self._seed is None and isinstance(self.samples, Blocks):
+            return range(len(self.samples))  # they are in that order
         if self._seed is None:
             by_length: IntArray = np.argsort(-self.samples.lengths, kind="stable")
             return by_length

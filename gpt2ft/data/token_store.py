@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow.compute as pc
 import xxhash
 from datasets import Dataset, Features, List, Value
 
-IntArray = npt.NDArray[np.int64]
+from .token_index import IntArray, index_of
 
 FEATURES = Features(
     {
@@ -35,33 +33,20 @@ class TokenStore:
     `offsets (rows + 1,)` says where each row (a document, or a piece of one) lies in the stream,
     `document_starts (documents,)` where positions begin again: a document's first token, or the
     end-of-text token before it (-1 for the first document); empty where rows are one text.
-    `whole_documents` is false if a document came in pieces. `largest` is the largest token id, -1
-    where there is none. Memory in use does not grow with the tokens, of which none is read here.
+    `long_rows` are the numbers of the rows of at least two tokens. `whole_documents` is false if a
+    document came in pieces. `largest` is the largest token id, -1 where there is none. Memory in
+    use does not grow with the tokens: what is not on disk is a number for each chunk of the file.
     """
 
     def __init__(self, tokenized: Dataset, *, has_prefix: bool, end: int | None) -> None:
-        rows, ends = (tokenized.data.column(name) for name in ("input_ids", "ends"))
+        rows = tokenized.data.column("input_ids")
         self._chunks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in rows.chunks]
-        self._chunk_offsets = _offsets([len(chunk) for chunk in self._chunks])
-        self.offsets = _offsets(pc.list_value_length(rows).to_numpy())
-        first, self._hashes, largest = (
-            tokenized.data.column(name).to_numpy() for name in ("first", "hash", "largest")
-        )
-        self.largest = int(largest.max(initial=-1))
-        self.whole_documents = bool(first.all())
-        starts = self.offsets[:-1][first & (np.diff(self.offsets) > 0)]
-        # The end-of-text token before a document stands at its start, as GPT-2 saw it, and predicts
-        # its first token; a tokenizer with a beginning-of-text token of its own needs no other.
-        self.document_starts = starts if has_prefix else starts - 1
-        if end is None:
-            self.document_starts = starts[:0]
-        elif not has_prefix:
-            # Also where a text has the token written in it, as files for GPT-2 often do; but at the
-            # end of the stream nothing begins.
-            places = np.repeat(self.offsets[:-1], pc.list_value_length(ends).to_numpy())
-            places += pc.list_flatten(ends).to_numpy()
-            places = places[places < self.n_tokens - 1]
-            self.document_starts = np.concatenate([self.document_starts[:1], places])
+        sizes = [len(chunk) for chunk in self._chunks]
+        self._chunk_offsets = np.cumsum([0, *sizes], dtype=np.int64)
+        index = index_of(tokenized, has_prefix=has_prefix, end=end)
+        self.offsets, self.document_starts = index.offsets, index.document_starts
+        self.long_rows, self.largest = index.long_rows, index.largest
+        self.whole_documents, self._digest = index.whole_documents, index.digest
 
     @property
     def n_tokens(self) -> int:
@@ -80,10 +65,7 @@ class TokenStore:
 
     def digest(self) -> str:
         """Hash of the tokens and of where documents begin: what the data is, wherever it lies."""
-        state = xxhash.xxh3_128()
-        for array in (self._hashes, self.offsets, self.document_starts):
-            state.update(np.ascontiguousarray(array).data)
-        return state.hexdigest()
+        return self._digest
 
     def tokens(self, start: int, stop: int) -> IntArray:
         """Tokens `start` to `stop` of the stream, `(stop - start,)`."""
@@ -94,10 +76,6 @@ class TokenStore:
             parts.append(self._chunks[first][start - base : min(stop, end) - base])
             start, first = min(stop, int(end)), first + 1
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
-
-
-def _offsets(lengths: Any) -> IntArray:
-    return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))]).astype(np.int64)
 
 
 def tokenize(

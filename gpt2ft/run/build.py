@@ -45,6 +45,8 @@ class Run:
     max_steps: int
     digest: str
     """Of the training tokens and how many samples they make."""
+    n_tokens: int
+    """Tokens to train on."""
     keep_apart: bool
     """Whether in packed blocks no document is context for another."""
     saved_step: int = -1
@@ -135,7 +137,8 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     )
     state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
     max_steps = _max_steps(config, len(data))
-    return Run(config, state, tokenizer, data, held_out, max_steps, digest, keep_apart)
+    n_tokens = samples.n_tokens
+    return Run(config, state, tokenizer, data, held_out, max_steps, digest, n_tokens, keep_apart)
 
 
 def _recommended_rate(model: Any) -> float:

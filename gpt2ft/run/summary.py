@@ -26,7 +26,7 @@ def description(run: Run) -> str:
     kind = "blocks" if config.packing else "rows"
     pad_token = run.tokenizer.pad_token
     pad = f"pad token {pad_token!r}" if pad_token else "no pad token, id 0 pads"
-    n_tokens = int(run.data.samples.lengths.sum())
+    n_tokens = run.n_tokens
     source = config.dataset_name or ", ".join(config.train_file)
     evaluated = f" and {len(run.held_out.samples):,} held out" if run.held_out else ""
     together = config.packing and config.row_separator == "eos" and not run.keep_apart
