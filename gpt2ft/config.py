@@ -67,6 +67,12 @@ class TrainConfig:
     """Train on at most this many blocks or rows, the first ones."""
     max_eval_samples: int | None = setting(None, may_change=True)
     """Evaluate on at most this many blocks or rows, the first ones."""
+    streaming: bool = False
+    """For a corpus that is larger than the disk: read it file by file, each downloaded, tokenized
+    and deleted when its turn comes. Needs max_steps."""
+    files_at_once: int = 4
+    """Files whose samples are shuffled together, with streaming. Three times as many are on
+    disk."""
     preprocessing_num_workers: int | None = setting(None, may_change=True)
     """Processes that tokenize; default: one process, many threads."""
 
@@ -171,12 +177,17 @@ class TrainConfig:
             raise ValueError("no model, name --model_name_or_path or --model_type")
         if self.config_overrides and self.model_type is None:
             raise ValueError("--config_overrides is for a new model, add --model_type")
+        if self.streaming and (self.max_steps is None or self.max_train_samples):
+            raise ValueError(
+                "--streaming needs --max_steps and excludes --max_train_samples, as the number of "
+                "samples is not known"
+            )
         if self.resume and self.overwrite_output_dir:
             raise ValueError("--resume and --overwrite_output_dir exclude each other, give one")
         check_bounds(self, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
         check_bounds(self, "gradient_accumulation_steps", "micro_batches_per_step", at_least=1)
         check_bounds(self, "max_steps", "logging_steps", "save_steps", "eval_steps", at_least=1)
-        check_bounds(self, "max_train_samples", "max_eval_samples", at_least=1)
+        check_bounds(self, "max_train_samples", "max_eval_samples", "files_at_once", at_least=1)
         check_bounds(self, "preprocessing_num_workers", "threads", at_least=1, at_most=1024)
         check_bounds(self, "block_size", "save_total_limit", at_least=2)
         check_bounds(self, "num_train_epochs", above=0, at_most=10**6)

@@ -181,7 +181,9 @@ def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
         _ask_hub_once([config.loaded_model, config.tokenizer_name, dataset])
         with stop.postponed():  # an import of torch's that is interrupted aborts the process
             command = load(stop)
-            set_up_process(config.device, config.threads)
+            # The files of a stream are read while the loop has a bar of its own.
+            bars = not config.streaming
+            set_up_process(config.device, config.threads, library_bars=bars)
             meet(config.device, stop)
         stop.check()
         try:

@@ -31,7 +31,7 @@ def silence_lost_connections() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def set_up_process(device: str, threads: int | None) -> None:
+def set_up_process(device: str, threads: int | None, *, library_bars: bool = True) -> None:
     """Threads, memory, and what the libraries say and ask; loads torch and transformers."""
     import torch
 
@@ -39,7 +39,7 @@ def set_up_process(device: str, threads: int | None) -> None:
     from ..models.untrusted import never_ask
     from ..precision import resolve_device
 
-    silence_libraries()
+    silence_libraries(bars=library_bars)
     never_ask()
     if threads is None and launched_together() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
         # torchrun's default, not the user's wish: the cores are for all processes of the machine.

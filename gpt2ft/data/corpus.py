@@ -63,9 +63,9 @@ def load_corpus(
     """
     if dataset_name is None and not train_file:
         raise ValueError("no corpus, name files or a data set")
-    train_files, validation_files = _expand(train_file), _expand(validation_file)
+    train_files, validation_files = expand(train_file), expand(validation_file)
     whole_files = not lines and _loader(train_files) == "text"
-    reader = _Reader(text_column, lines)
+    reader = Reader(text_column, lines)
     if dataset_name == BUILT_IN_TEXT:
         if dataset_split != "train":
             raise ValueError(f"{BUILT_IN_TEXT} has no {dataset_split}, give --dataset_split train")
@@ -107,17 +107,19 @@ def _split_rows(
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """Reads tables and text files as data sets with the one column `text`."""
 
     text_column: str | None
     """Column that holds the text; None: see `choose_column`."""
     lines: bool
     """Whether each line of a text file is a row, rather than each file a document."""
+    cache_dir: str | None = None
+    """Where `datasets` keeps what was read; None: in its usual place."""
 
     def hub(self, name: str, config: str | None, split: str) -> Dataset:
         """A split of a data set on the hub, or of a folder of that form."""
-        builder = _prepared(name, config)
+        builder = builder_of(name, config)
         try:
             rows = builder.as_dataset(split=split)
         except ValueError as error:
@@ -126,7 +128,7 @@ class _Reader:
 
     def hub_validation(self, name: str, config: str | None) -> Dataset | None:
         """The data set's own validation split, None if it has none."""
-        builder = _prepared(name, config)
+        builder = builder_of(name, config)
         if "validation" not in (builder.info.splits or {}):
             return None
         return self._text_only(builder.as_dataset(split="validation"), name)
@@ -138,17 +140,19 @@ class _Reader:
         stamps = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
         if loader == "text":
             pieces = {"stamps": stamps, "lines": self.lines, "start": start, "end": end}
-            return _cached(text_files.text_pieces, pieces, PIECES)
+            return _cached(text_files.text_pieces, pieces, PIECES, self.cache_dir)
         if loader == "json":
             records = {"stamps": stamps, "text_column": self.text_column}
-            return _cached(json_files.json_texts, records, TEXTS)
+            return _cached(json_files.json_texts, records, TEXTS, self.cache_dir)
         source = ", ".join(files)
         try:
             # Escaped: these are files, which datasets would take for globs once more. In a CSV file
             # "None" and "NA" are words.
-            options = {"keep_default_na": False} if loader == "csv" else {}
+            options: dict[str, Any] = {"keep_default_na": False} if loader == "csv" else {}
             names = [glob.escape(name) for name in files]
-            builder = datasets.load_dataset_builder(loader, data_files=names, **options)
+            builder = datasets.load_dataset_builder(
+                loader, data_files=names, cache_dir=self.cache_dir, **options
+            )
             builder.download_and_prepare()
         except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
             if isinstance(error.__cause__, UnicodeDecodeError):
@@ -175,15 +179,16 @@ class _Reader:
         return rows if column == "text" else rows.rename_column(column, "text")
 
 
-def _prepared(name: str, config: str | None) -> datasets.DatasetBuilder:
-    """A data set on the hub, or of a folder of that form, in the cache."""
+def builder_of(name: str, config: str | None, *, download: bool = True) -> datasets.DatasetBuilder:
+    """A data set on the hub, or of a folder of that form; in the cache, if it is downloaded."""
     only_cache = is_offline() and not os.path.isdir(name)
     builder = None
     try:
         builder = datasets.load_dataset_builder(name, config, cache_dir=_folder_cache(name))
         if elsewhere := _files_elsewhere(builder, name):
             raise ValueError(f"{elsewhere[0]} is no part of it")
-        builder.download_and_prepare()
+        if download:
+            builder.download_and_prepare()
     except datasets.exceptions.DatasetGenerationError as error:
         reason = error.__cause__ or error
         raise ValueError(f"data set {name} cannot be read, {reason}") from error
@@ -230,7 +235,7 @@ def _loader(files: Sequence[str]) -> str:
     return loaders.pop() if loaders else "none"
 
 
-def _expand(patterns: str | Sequence[str]) -> list[str]:
+def expand(patterns: str | Sequence[str]) -> list[str]:
     """Files that the paths and globs name, in order; a path that exists is never a glob."""
     files = []
     for pattern in [patterns] if isinstance(patterns, (str, Path)) else patterns:
@@ -252,7 +257,10 @@ def _expand(patterns: str | Sequence[str]) -> list[str]:
 
 
 def _cached(
-    texts: Callable[..., Iterator[dict[str, Any]]], arguments: dict[str, Any], features: Features
+    texts: Callable[..., Iterator[dict[str, Any]]],
+    arguments: dict[str, Any],
+    features: Features,
+    cache_dir: str | None,
 ) -> Dataset:
     """`texts(**arguments)`, from the cache if it was made before, by the same code."""
     code = [inspect.getsource(part) for part in (text_files, json_files, choose_column)]
@@ -262,6 +270,7 @@ def _cached(
             texts,
             gen_kwargs=arguments,
             features=features,
+            cache_dir=cache_dir,
             fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
         )
     except datasets.exceptions.DatasetGenerationError as error:

@@ -16,6 +16,8 @@ IntArray = npt.NDArray[np.int64]
 
 ORDER = 2
 """Version of the order of new runs."""
+IN_TURN = 0
+"""Not an order of its own: samples as they come."""
 ROUNDS = 8
 LEAST_SIDE = 16
 LARGEST = 2**62
@@ -32,9 +34,12 @@ def epoch_order(n_samples: int, *, seed: int, epoch: int, version: int = ORDER) 
     """The order of the samples in an epoch: a function of these arguments, without a state.
 
     Version 2 is a `KeyedOrder`. Version 1 is for runs that began before there was another: numpy's
-    permutation, which takes 8 bytes a sample. Raises `ValueError` for other versions.
+    permutation, which takes 8 bytes a sample. Version 0 is `IN_TURN`: the samples as they come, for
+    a `Stream`, which has its own order. Raises `ValueError` for other versions.
     """
     check_version(version)
+    if version == IN_TURN:
+        return range(n_samples)
     if version == 1:
         permutation: IntArray = np.random.default_rng([seed, epoch]).permutation(n_samples)
         return permutation
@@ -43,7 +48,7 @@ def epoch_order(n_samples: int, *, seed: int, epoch: int, version: int = ORDER) 
 
 def check_version(version: int) -> None:
     """Raise `ValueError` if there is no such version of the order."""
-    if version not in (1, ORDER):
+    if version not in (IN_TURN, 1, ORDER):
         raise ValueError(
             f"the order of the data has version {version!r}, this program knows 1 and {ORDER}: "
             "update gpt2ft"

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 
 from ..checkpoint.divided import check_names
 from ..checkpoint.folders import recorded_run
 from ..config import TrainConfig
-from ..data.batches import Batches, Blocks, Rows
+from ..data.batches import Batches
 from ..data.collate import CausalLMCollator
-from ..data.corpus import Corpus, load_corpus, texts_of
-from ..data.order import ORDER
-from ..data.token_store import tokenize
+from ..data.corpus import texts_of
 from ..kernels.accelerate import accelerate, compile_blocks
 from ..loop import TrainState
 from ..models import loading, probe
@@ -27,6 +25,7 @@ from ..parallel import processes
 from ..parallel.sharding import shard
 from ..precision import resolve_device, resolve_precision
 from .recipe import settings_of
+from .texts import Cutter, open_texts
 
 MIN_VOCAB_SIZE = 257  # the least a byte-level tokenizer has
 DEFAULT_LEARNING_RATE = 5e-5  # the Trainer's
@@ -45,8 +44,6 @@ class Run:
     max_steps: int
     digest: str
     """Of the training tokens and how many samples they make."""
-    n_tokens: int
-    """Tokens to train on."""
     keep_apart: bool
     """Whether in packed blocks no document is context for another."""
     saved_step: int = -1
@@ -94,8 +91,8 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     with processes.first_on_its_machine():
-        corpus = _corpus(config)
-        tokenizer, model = _tokenizer_and_model(config, corpus.train, checkpoint)
+        texts = open_texts(config, checkpoint)
+        tokenizer, model = _tokenizer_and_model(config, texts.documents, checkpoint)
     block_size = config.block_size or min(512, probe.window(model) or 512)
     probe.check_fit(model, tokenizer, block_size)
     threads = torch.get_num_threads() if device.type == "cpu" else None
@@ -113,21 +110,19 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     config = dataclasses.replace(config, learning_rate=rate, micro_batches_per_step=n)
     _prepare_model(config, model, device)
 
-    cut = _Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
+    cut = Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
     with processes.first_on_its_machine():
-        samples, digest = cut.samples(corpus.train, limit=config.max_train_samples)
-        held_out_samples = corpus.validation and cut.samples(
-            corpus.validation, limit=config.max_eval_samples
-        )
+        samples, digest = texts.samples(cut)
+        held_out_samples = texts.held_out(cut)
     collate = CausalLMCollator(pad_token_id=tokenizer.pad_token_id)
     batch_size = config.per_device_train_batch_size
     # A version whose checkpoints do not name the order had the first one.
-    order = recorded_run(checkpoint).get("order", 1) if checkpoint else ORDER
+    order = recorded_run(checkpoint).get("order", 1) if checkpoint else texts.order
     data = Batches(samples, collate, batch_size=batch_size, seed=config.seed, order=order)
     held_out = None
     if held_out_samples:
         size = config.per_device_eval_batch_size
-        held_out = Batches(held_out_samples[0], collate, batch_size=size)
+        held_out = Batches(held_out_samples, collate, batch_size=size)
     optimizer = build_optimizer(
         model,
         learning_rate=rate,
@@ -137,8 +132,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     )
     state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
     max_steps = _max_steps(config, len(data))
-    n_tokens = samples.n_tokens
-    return Run(config, state, tokenizer, data, held_out, max_steps, digest, n_tokens, keep_apart)
+    return Run(config, state, tokenizer, data, held_out, max_steps, digest, keep_apart)
 
 
 def _recommended_rate(model: Any) -> float:
@@ -174,53 +168,8 @@ def _max_steps(config: TrainConfig, n_batches: int) -> int:
     return max_steps
 
 
-def _corpus(config: TrainConfig) -> Corpus:
-    return load_corpus(
-        dataset_name=config.dataset_name,
-        dataset_config_name=config.dataset_config_name,
-        dataset_split=config.dataset_split,
-        train_file=config.train_file,
-        validation_file=config.validation_file,
-        validation_split_percentage=config.validation_split_percentage,
-        text_column=config.text_column,
-        lines=not config.packing,
-        contiguous=config.row_separator == "none",
-        seed=config.seed,
-    )
-
-
-@dataclass(frozen=True)
-class _Cutter:
-    """Makes samples from documents, in the same way for those to train on and those held out."""
-
-    config: TrainConfig
-    tokenizer: Any
-    vocab_size: int
-    keep_apart: bool
-
-    def samples(self, documents: Dataset, *, limit: int | None) -> tuple[Blocks | Rows, str]:
-        """Documents, tokenized and cut, and a digest of that. Raises `ValueError`."""
-        config = self.config
-        assert config.block_size
-        separator = config.row_separator == "eos"
-        store = tokenize(
-            documents,
-            self.tokenizer,
-            separator=separator,
-            one_text=config.packing and not separator,
-            num_proc=config.preprocessing_num_workers,
-        )
-        store.check_vocabulary(self.vocab_size)
-        samples: Blocks | Rows
-        if config.packing:
-            samples = Blocks(store, config.block_size, limit=limit, keep_apart=self.keep_apart)
-        else:
-            samples = Rows(store, config.block_size, limit=limit)
-        return samples, f"{store.digest()} {len(samples)}"
-
-
 def _tokenizer_and_model(
-    config: TrainConfig, documents: Any, checkpoint: Path | None
+    config: TrainConfig, documents: Callable[[], Any], checkpoint: Path | None
 ) -> tuple[Any, Any]:
     """Loaded from the checkpoint, loaded by name, or new."""
     if checkpoint:
@@ -242,7 +191,7 @@ def _tokenizer_and_model(
                 f"--config_overrides vocab_size={size} makes no tokenizer, "
                 f"give a whole number, at least {MIN_VOCAB_SIZE}"
             )
-        tokenizer = loading.train_tokenizer(texts_of(documents), vocab_size=size)
+        tokenizer = loading.train_tokenizer(texts_of(documents()), vocab_size=size)
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(config.seed)
         model = loading.new_model(

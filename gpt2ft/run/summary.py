@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ..data.batches import Blocks
+from ..data.stream import Stream
 from ..loop import Evaluation
 from ..parallel import processes
 from .build import Run
@@ -23,24 +25,30 @@ def description(run: Run) -> str:
     n = processes.size()
     divided = "divided among " if n > 1 and config.fsdp else ""
     together_with = f", {divided}{n} processes" if n > 1 else ""
-    kind = "blocks" if config.packing else "rows"
     pad_token = run.tokenizer.pad_token
     pad = f"pad token {pad_token!r}" if pad_token else "no pad token, id 0 pads"
-    n_tokens = run.n_tokens
     source = config.dataset_name or ", ".join(config.train_file)
     evaluated = f" and {len(run.held_out.samples):,} held out" if run.held_out else ""
     together = config.packing and config.row_separator == "eos" and not run.keep_apart
     note = (
         "; with this model the documents in a block are context for each other" if together else ""
     )
-    if config.packing and n_tokens < (config.block_size or 0):
+    samples = run.data.samples
+    if isinstance(samples, Blocks) and samples.n_tokens < (config.block_size or 0):
         note += f"; that is less than one block of {config.block_size} tokens"
     return (
         f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
         f"{precision.name} on {precision.device}{threads}{together_with}\n"
-        f"data   {source}: {n_tokens:,} tokens in "
-        f"{len(run.data.samples):,} {kind} to train on{evaluated}; {pad}{note}"
+        f"data   {source}: {_amount(samples)} to train on{evaluated}; {pad}{note}"
     )
+
+
+def _amount(samples: Any) -> str:
+    """How much there is to train on, in words."""
+    if isinstance(samples, Stream):
+        return f"{len(samples.shards):,} files, read in turn,"
+    kind = "blocks" if isinstance(samples, Blocks) else "rows"
+    return f"{samples.n_tokens:,} tokens in {len(samples):,} {kind}"
 
 
 def plan(run: Run) -> str:

@@ -68,11 +68,11 @@ def error_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def silence_libraries() -> None:
+def silence_libraries(*, bars: bool = True) -> None:
     """Keep from the terminal what the libraries say that a user can do nothing about.
 
-    Without a terminal there are no progress bars either. What they still say is escaped: it may
-    quote a file.
+    Without `bars`, or without a terminal, there are no progress bars of theirs either. What they
+    still say is escaped: it may quote a file.
     """
     import datasets
     import transformers
@@ -81,7 +81,7 @@ def silence_libraries() -> None:
     transformers.logging.disable_progress_bar()
     datasets.logging.set_verbosity(logging.CRITICAL)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    if not sys.stderr.isatty():
+    if not (bars and sys.stderr.isatty()):
         datasets.disable_progress_bars()
     logging.setLogRecordFactory(_PrintableRecord)
     warnings.formatwarning = _printable_warning

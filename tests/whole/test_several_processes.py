@@ -344,6 +344,22 @@ def assert_near(one, other):
             assert (tensor - other[name]).norm() <= 1e-3 * tensor.norm(), name
 
 
+def test_a_stream_is_the_same_on_any_number_of_processes(place):
+    text = (place / "own.txt").read_text().splitlines(keepends=True)
+    for number in range(5):
+        (place / f"part-{number}.txt").write_text("".join(text[number * 12 :][:12]))
+    flags = ("--train_file", "part-*.txt", "--streaming", "--files_at_once", "1")
+    for n, out in ((1, "one"), (2, "two")):
+        done = finished(n, *flags, "--output_dir", out, cwd=place)
+        assert [d.returncode for d in done] == [0] * n, done
+    assert results(place / "two") == results(place / "one")
+    assert (place / "one" / "shards.json").read_text().count("digest") > 1
+    stop = {0: functools.partial(raise_at_step, 5, signal.SIGTERM)}
+    finished(2, *flags, cwd=place, prepare=stop)
+    assert [d.returncode for d in finished(3, *flags, "--resume", cwd=place)] == [0] * 3
+    assert results(place / "out") == results(place / "one")
+
+
 def test_a_divided_model_needs_a_folder_that_all_see(place):
     done = finished(2, "--fsdp", cwd=place, own_flags={1: ("--output_dir", "elsewhere")})
     assert [d.returncode for d in done] == [1, 1]
