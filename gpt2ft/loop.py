@@ -18,6 +18,7 @@ from .micro_batches import Data as Data
 from .micro_batches import fetch, next_batches, own_part, step_samples
 from .optim import clip_and_step
 from .parallel import processes
+from .parallel.differences import refuse_other_shapes
 from .parallel.gradient_sum import share
 from .parallel.sharding import gradients_of, idle_batch, is_sharded
 from .precision import Precision, Readback, resolve_precision
@@ -72,6 +73,7 @@ class TrainState:
         """
         device = next(model.parameters()).device
         processes.join(device)
+        refuse_other_shapes(model)
         processes.copy_from_main([*model.parameters(), *model.buffers()])
         precision = precision or resolve_precision("auto", device)
         return cls(model, optimizer, precision.scaler(), precision, int(seed))

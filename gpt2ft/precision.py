@@ -51,14 +51,18 @@ class Precision:
 def resolve_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA, else MPS, else the CPU.
 
-    Under `torchrun`, `cuda` is the GPU whose number on the machine is that of the process. Raises
-    `ValueError` if it is no device, or is not there.
+    Under `torchrun`, `cuda` is the GPU whose number on the machine is that of the process, and
+    `auto` is never MPS. Raises `ValueError` if it is no device, or is not there.
     """
+    several = processes.launched() > 1
+    if several and name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {name} cannot be used by several processes, use cuda or cpu")
     if name == "auto":
         if not torch.cuda.is_available():
-            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+            has_mps = torch.backends.mps.is_available() and not several
+            return torch.device("mps" if has_mps else "cpu")
         name = "cuda"
-    if name == "cuda" and processes.launched() > 1:
+    if name == "cuda" and several:
         if processes.local_rank() >= (n := torch.cuda.device_count()) > 0:
             raise ValueError(
                 f"process {processes.local_rank()} of this machine has no GPU of its own, there "

@@ -32,11 +32,13 @@ from ..system.signals import Stop, Stopped, listening
 from ..system.terminal import discard_output, error_line, print_line, printable
 from .flags import USAGE_ERROR, Parser, add_flags, as_switches
 from .process import (
-    are_on_several_machines,
+    are_several,
+    launched_together,
     meet,
     set_up_process,
     silence_lost_connections,
     spin_briefly,
+    under_torchrun,
     whose_error,
 )
 from .prompts import Prompt, read_prompts
@@ -141,6 +143,10 @@ def _verify_resume(given: dict[str, Any]) -> int:
     steps = given.pop("steps")
     if steps < 1:
         raise UsageError(f"--steps is {steps}, give a number >= 1")
+    if launched_together() > 1:
+        raise UsageError(
+            "verify-resume is not started by torchrun: it starts processes itself, see --processes"
+        )
     if "resume" in given:
         raise UsageError("--resume is for train; verify-resume makes a run of its own to resume")
     processes = given.pop("processes", None)
@@ -175,7 +181,7 @@ def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
     quickstart."""
     spin_briefly()
     silence_lost_connections()
-    with listening() as stop:
+    with listening(second_ends=not under_torchrun()) as stop:
         config = train_config(given)
         dataset = None if config.dataset_name == BUILT_IN_TEXT else config.dataset_name
         _ask_hub_once([config.loaded_model, config.tokenizer_name, dataset])
@@ -184,13 +190,14 @@ def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
             # The files of a stream are read while the loop has a bar of its own.
             bars = not config.streaming
             set_up_process(config.device, config.threads, library_bars=bars)
-            meet(config.device, stop)
+        stop.check()
+        meet(config.device, stop)
         stop.check()
         try:
             return command(config)
         except HubUnavailableError as error:
             if (
-                are_on_several_machines()
+                are_several()
                 or names_where(TrainConfig, "rules_out_fallback") & given.keys()
                 or "config" in given
             ):
@@ -270,5 +277,6 @@ def _guarded(command: Callable[[], int], *, debug: bool) -> int:
             return USAGE_ERROR if isinstance(error, UsageError) else FAILED
         status = USAGE_ERROR if isinstance(error, UsageError) else FAILED
         if (whose := whose_error(error_line(error), is_usage=status == USAGE_ERROR)) is not None:
-            print(f"gpt2ft: error{whose}: {printable(error_line(error))}", file=sys.stderr)
+            # At once: the lines of several processes must not run into each other.
+            sys.stderr.write(f"gpt2ft: error{whose}: {printable(error_line(error))}\n")
         return status

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 
 from ..system.signals import Stop
 from ..system.terminal import be_quiet, silence_libraries
 from .run_settings import UsageError
 
 SPINS = "1000"
+WAITS_SILENTLY = 10  # seconds
 
 
 def spin_briefly() -> None:
@@ -37,13 +40,15 @@ def set_up_process(device: str, threads: int | None, *, library_bars: bool = Tru
 
     from ..kernels.accelerate import keep_freed_memory
     from ..models.untrusted import never_ask
+    from ..parallel import processes
     from ..precision import resolve_device
 
     silence_libraries(bars=library_bars)
     never_ask()
-    if threads is None and launched_together() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+    is_many = launched_together() > 1 and under_torchrun()
+    if threads is None and is_many and os.environ.get("OMP_NUM_THREADS") == "1":
         # torchrun's default, not the user's wish: the cores are for all processes of the machine.
-        threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"]))
+        threads = max(1, processes.usable_cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
     if threads is not None:
         torch.set_num_threads(threads)
     if resolve_device(device).type == "cpu":
@@ -65,28 +70,43 @@ def meet(device: str, stop: Stop) -> None:
     from ..parallel import processes
     from ..precision import resolve_device
 
-    if launched_together() > 1:
-        processes.join(resolve_device(device))
+    if (n := launched_together()) > 1:
+        place = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']}"
+        note = (
+            f"gpt2ft: process {os.environ['RANK']} waits for the others, {n} in all, at {place}\n"
+        )
+        timer = threading.Timer(WAITS_SILENTLY, sys.stderr.write, [note])
+        timer.daemon = True
+        timer.start()
+        try:
+            processes.join(resolve_device(device))
+        finally:
+            timer.cancel()
     stop.agree = processes.largest
     if processes.rank() > 0:
         be_quiet()
 
 
-def are_on_several_machines() -> bool:
-    """Whether the run has processes on other machines."""
+def are_several() -> bool:
+    """Whether other processes belong to the run: what one finds out, they may not."""
     from ..parallel import processes
 
-    return processes.size() > processes.local_size()
+    return processes.size() > 1
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def whose_error(message: str, *, is_usage: bool) -> str | None:
     """Which process it is that has this error, in words; None if another one says the same."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return ""
-    if is_usage:  # of the command, which is the same for all
-        return "" if os.environ.get("LOCAL_RANK", "0") == "0" else None
+    number = os.environ.get("RANK", "0")
+    who = f" in process {number}" if number != "0" else ""
+    if is_usage and under_torchrun():  # of the command, which torchrun gives to all
+        return who if os.environ.get("LOCAL_RANK", "0") == "0" else None
     from ..parallel import processes
 
-    if not processes.first_to_say(message):
-        return None
-    return f" in process {processes.rank()}" if processes.rank() else ""
+    return who if processes.first_to_say(message) else None

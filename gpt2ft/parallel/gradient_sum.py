@@ -235,17 +235,21 @@ def _exchange(
     by_receiver = sent.view(len(values), n_processes, length).transpose(0, 1).contiguous()
     received = some.new_empty(sum(map(len, nodes)), length)
     summed = some.new_empty(n_processes, length)
-    with processes.reaching():
-        dist.all_to_all_single(
+    processes.wait_for(
+        received,
+        lambda: dist.all_to_all_single(
             received.flatten(),
             by_receiver.flatten(),
             [len(of_one) * length for of_one in nodes],
             [len(values) * length] * n_processes,
-        )
-        tree: Tree[torch.Tensor] = Tree(torch.Tensor.add_)
-        for node, part in zip(itertools.chain.from_iterable(nodes), received, strict=True):
-            tree.put(node, part)
-        dist.all_gather(list(summed.unbind()), tree.root())
+            async_op=True,
+        ),
+    )
+    tree: Tree[torch.Tensor] = Tree(torch.Tensor.add_)
+    for node, part in zip(itertools.chain.from_iterable(nodes), received, strict=True):
+        tree.put(node, part)
+    root = tree.root()
+    processes.wait_for(root, lambda: dist.all_gather(list(summed.unbind()), root, async_op=True))
     _copy_pieces(bucket, total, summed.flatten(), to_row=False)
 
 

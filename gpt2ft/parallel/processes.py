@@ -9,19 +9,24 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Tokenizing a large corpus, for which the others wait, takes hours. A process that has ended is
-# noticed at once all the same: its connections close, and torchrun ends the others.
-PATIENCE = datetime.timedelta(days=7)
+# A process that has ended is noticed at once: its connections close, and torchrun ends the others.
+# A machine that has lost power or its network closes nothing. In a step, and where they meet, they
+# wait for each other as long as this:
+PATIENCE = datetime.timedelta(minutes=10)
+# Where they agree, one may be tokenizing a large corpus, or saving:
+LONG_PATIENCE = datetime.timedelta(days=7)
 _store: Any = None  # where all processes can leave a word
+_agreeing: Any = None  # the group of those who agree: numbers and texts, on the CPU
 
 LOST = "another process of this run has ended or cannot be reached, see its own message"
 
@@ -35,13 +40,26 @@ def launched() -> int:
 
     Raises `ValueError` if it names several, but not which of them this is.
     """
-    size = int(os.environ.get("WORLD_SIZE") or 1)
+    size = _variable("WORLD_SIZE", 1)
     if size > 1 and (missing := [name for name in VARIABLES if not os.environ.get(name)]):
         raise ValueError(
             f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start several processes "
             "with torchrun, or unset WORLD_SIZE"
         )
     return size
+
+
+def usable_cores() -> int:
+    """Cores of this machine that this process may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # Linux
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise ValueError(f"the variable {name} is {text!r}, torchrun sets it to a whole number")
+    return int(text)
 
 
 def join(device: str | torch.device = "cpu") -> None:
@@ -55,25 +73,41 @@ def join(device: str | torch.device = "cpu") -> None:
     is_cuda = torch.device(device).type == "cuda"
     if is_cuda:
         torch.cuda.set_device(device)
-    global _store
-    with reaching():
-        _store, number, n = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        _store.set_timeout(PATIENCE)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
-            store=_store,
-            rank=number,
-            world_size=n,
-            timeout=PATIENCE,
-        )
+    failures: list[Exception] = []
+
+    def meet() -> None:
+        try:
+            with reaching():
+                _meet("cpu:gloo,cuda:nccl" if is_cuda else "gloo")
+        except Exception as error:
+            failures.append(error)
+
+    # In another thread: while the main thread waits for torch itself, Python answers no signal.
+    thread = threading.Thread(target=meet, name="gpt2ft-meet", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    if failures:
+        raise failures[0]
     atexit.register(leave)
+
+
+def _meet(backend: str) -> None:
+    global _store, _agreeing
+    rendezvous = dist.rendezvous("env://", timeout=PATIENCE)  # type: ignore[attr-defined]
+    _store, number, n = next(rendezvous)
+    _store.set_timeout(PATIENCE)
+    dist.init_process_group(backend, store=_store, rank=number, world_size=n, timeout=PATIENCE)
+    _agreeing = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
 
 
 def leave() -> None:
     """End the exchange with the other processes."""
+    global _store, _agreeing
     if dist.is_initialized():
         with contextlib.suppress(RuntimeError):  # some may be gone
             dist.destroy_process_group()
+    _store = _agreeing = None
 
 
 def size() -> int:
@@ -88,12 +122,12 @@ def rank() -> int:
 
 def local_rank() -> int:
     """The number of this process on its machine, from 0."""
-    return int(os.environ["LOCAL_RANK"]) if launched() > 1 else 0
+    return _variable("LOCAL_RANK", 0) if launched() > 1 else 0
 
 
 def local_size() -> int:
     """How many processes of the run are on this machine."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if launched() > 1 else 1
+    return _variable("LOCAL_WORLD_SIZE", 1) if launched() > 1 else 1
 
 
 def gather(numbers: Sequence[float]) -> list[list[float]]:
@@ -102,8 +136,7 @@ def gather(numbers: Sequence[float]) -> list[list[float]]:
         return [list(numbers)]
     own = torch.tensor(numbers, dtype=torch.float64)
     rows = [torch.empty_like(own) for _ in range(size())]
-    with reaching():
-        dist.all_gather(rows, own)
+    wait_for(own, lambda: dist.all_gather(rows, own, group=_agreeing, async_op=True))
     return [[int(x) if x.is_integer() else x for x in row.tolist()] for row in rows]
 
 
@@ -116,8 +149,7 @@ def gather_text(text: str) -> list[str]:
     own = torch.zeros(max(lengths), dtype=torch.uint8)
     own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else own[:0]
     rows = [torch.empty_like(own) for _ in range(size())]
-    with reaching():
-        dist.all_gather(rows, own)
+    wait_for(own, lambda: dist.all_gather(rows, own, group=_agreeing, async_op=True))
     pairs = zip(rows, lengths, strict=True)
     return [row[:length].numpy().tobytes().decode() for row, length in pairs]
 
@@ -136,8 +168,8 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
     """For each place whether any process has true there; all have as many."""
     found = torch.tensor(flags, dtype=torch.uint8)
     if size() > 1:
-        with reaching():
-            dist.all_reduce(found, dist.ReduceOp.MAX)
+        largest = dist.ReduceOp.MAX
+        wait_for(found, lambda: dist.all_reduce(found, largest, group=_agreeing, async_op=True))
     return [bool(flag) for flag in found]
 
 
@@ -195,12 +227,12 @@ def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
 
     Not those of which each process holds some rows.
     """
+    wait()  # one may have been reading for a while
     for tensor in tensors if size() > 1 else ():
         if hasattr(tensor, "full_tensor"):
             continue
         data = tensor.detach().contiguous().flatten().view(torch.uint8)  # gloo lacks some dtypes
-        with reaching():
-            dist.broadcast(data, 0)
+        wait_for(data, lambda data=data: dist.broadcast(data, 0, async_op=True))  # type: ignore[misc]
         tensor.detach().copy_(data.view(tensor.dtype).view(tensor.shape))
 
 
@@ -208,31 +240,14 @@ def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
 def first_on_its_machine() -> Iterator[None]:
     """One process of each machine does what is in the block, then the others of that machine do.
 
-    For what is found in a cache the second time.
+    For what is found in a cache the second time. If it fails in the first, the others learn of it
+    when that process ends.
     """
     if local_rank() > 0:
         wait()
-    try:
-        yield
-    finally:
-        if local_rank() == 0:
-            wait()
-
-
-def refuse_differences(settings: Mapping[str, Any]) -> None:
-    """Raise `ValueError` unless all processes have the same; names the process and what differs.
-
-    The names are the same in all of them, the values what JSON can hold.
-    """
-    first, *others = (json.loads(text) for text in gather_text(json.dumps(settings)))
-    for number, other in enumerate(others, 1):
-        for name in first:
-            if other[name] != first[name]:
-                raise ValueError(
-                    f"the processes of this run differ in {name}: process 0 has {first[name]}, "
-                    f"process {number} has {other[name]}; start all with the same command, on "
-                    "machines of the same kind, with the same versions and data"
-                )
+    yield
+    if local_rank() == 0:
+        wait()
 
 
 def first_to_say(message: str) -> bool:
@@ -241,6 +256,21 @@ def first_to_say(message: str) -> bool:
         return _store is None or int(_store.add(f"said {message}", 1)) == 1
     except RuntimeError:  # whoever keeps the store is gone
         return True
+
+
+def wait_for(tensor: torch.Tensor, exchange: Callable[[], Any]) -> None:
+    """Begin the exchange of a tensor, and wait until it is done.
+
+    `exchange()` begins it and returns torch's handle. On a CPU signals are answered meanwhile; on
+    CUDA it is the device that waits, not the host.
+    """
+    with reaching():
+        work = exchange()
+        pause = 1e-5
+        while tensor.is_cpu and not work.is_completed():
+            time.sleep(pause)
+            pause = min(2 * pause, 1e-3)
+        work.wait()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from ..models import probe
 from . import processes
+from .differences import refuse_other_shapes
 from .gradient_sum import GradientSum, Share
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ def shard(model: torch.nn.Module, device: str | torch.device = "cpu") -> None:
     if processes.size() == 1:
         model.to(device)
         return
+    refuse_other_shapes(model)
     processes.copy_from_main([*model.parameters(), *model.buffers()])
     probe.plain_head(model)  # tried while the weights are at hand, and remembered
     mesh = init_device_mesh(torch.device(device).type, (processes.size(),))
@@ -128,9 +130,9 @@ class ShardedGradients:
     def finish(self) -> torch.Tensor:
         """The loss of all processes, a 0-d tensor on the device."""
         assert isinstance(self._loss, torch.Tensor)
-        with processes.reaching():
-            dist.all_reduce(self._loss)
-        return self._loss
+        loss = self._loss
+        processes.wait_for(loss, lambda: dist.all_reduce(loss, async_op=True))
+        return loss
 
 
 def idle_batch() -> dict[str, torch.Tensor]:

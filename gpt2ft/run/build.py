@@ -42,8 +42,8 @@ class Run:
     data: Batches
     held_out: Batches | None
     max_steps: int
-    digest: str
-    """Of the training tokens and how many samples they make."""
+    digests: tuple[str, str]
+    """Of the training tokens and how many samples they make; of those held out."""
     keep_apart: bool
     """Whether in packed blocks no document is context for another."""
     saved_step: int = -1
@@ -53,7 +53,7 @@ class Run:
         """What a checkpoint records: to refuse changed settings or data, and to rebuild the run."""
         return {
             "config": settings_of(self.config),
-            "data": self.digest,
+            "data": self.digests[0],
             "steps": self.max_steps,
             "keep_apart": self.keep_apart,
             "order": self.data.order,
@@ -99,21 +99,24 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     config = dataclasses.replace(
         config, precision=precision.name, block_size=block_size, threads=threads
     )
-    if checkpoint and "fixed_sum_order" not in recorded_run(checkpoint).get("config", {}):
-        config = dataclasses.replace(config, fixed_sum_order=False)  # as it was added then
+    earlier = recorded_run(checkpoint).get("config", {}) if checkpoint else {}
+    n_per_process = config.gradient_accumulation_steps * processes.size()
+    if checkpoint and "fixed_sum_order" not in earlier:  # by a version that knew one process
+        config = dataclasses.replace(config, fixed_sum_order=False)
+        n_per_process = earlier.get("gradient_accumulation_steps", n_per_process)
     if checkpoint:  # probed with its first weights; trained ones may give logits too close to tell
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:
         keep_apart = config.packing and probe.keeps_documents_apart(model)
     rate = _recommended_rate(model) if config.learning_rate is None else config.learning_rate
-    n = config.micro_batches_per_step or config.gradient_accumulation_steps * processes.size()
+    n = config.micro_batches_per_step or n_per_process
     config = dataclasses.replace(config, learning_rate=rate, micro_batches_per_step=n)
     _prepare_model(config, model, device)
 
     cut = Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
     with processes.first_on_its_machine():
         samples, digest = texts.samples(cut)
-        held_out_samples = texts.held_out(cut)
+        held_out_samples, held_out_digest = texts.held_out(cut)
     collate = CausalLMCollator(pad_token_id=tokenizer.pad_token_id)
     batch_size = config.per_device_train_batch_size
     # A version whose checkpoints do not name the order had the first one.
@@ -132,7 +135,8 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     )
     state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
     max_steps = _max_steps(config, len(data))
-    return Run(config, state, tokenizer, data, held_out, max_steps, digest, keep_apart)
+    digests = (digest, held_out_digest)
+    return Run(config, state, tokenizer, data, held_out, max_steps, digests, keep_apart)
 
 
 def _recommended_rate(model: Any) -> float:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from ..checkpoint import checkpoints
 from ..checkpoint.divided import is_divided
@@ -19,16 +18,23 @@ from ..checkpoint.folders import checkpoint_folders, checkpoint_paths, recorded_
 from ..config import TrainConfig
 from ..loop import NonFiniteError, StepResult, train
 from ..parallel import processes
+from ..parallel.differences import refuse_differences
 from ..precision import Readback
-from ..settings import names_where
 from ..system import durable
 from ..system.signals import Stop, Stopped
 from ..system.terminal import print_line
 from . import progress
+from .agreement import (
+    decided_in_common,
+    note_unshared,
+    refuse_unseen,
+    settings_in_common,
+    weights_fingerprint,
+)
 from .build import Run, build
 from .observe import Observation, observe, recorded_observation
 from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
-from .recipe import SETTINGS_FILE, settings_of, to_yaml
+from .recipe import SETTINGS_FILE, to_yaml
 from .summary import card, description, plan, warning
 from .trouble import less_memory, not_finite, on_skipped
 
@@ -60,11 +66,13 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
     stop = stop or Stop()
     output_dir = Path(config.output_dir)
     found = checkpoint_paths(output_dir)
+    refuse_differences(settings_in_common(config))
     chosen = processes.on_main(lambda: str(starting_point(config, output_dir) or ""))
     checkpoint = Path(chosen) if chosen else None
+    refuse_unseen(checkpoint)
     run = build(config, checkpoint)
     record = run.record()
-    processes.refuse_differences(_common(run))
+    refuse_differences(decided_in_common(run))
     if checkpoint:
         refuse_changes(checkpoint, record)
     print_line(description(run))
@@ -82,7 +90,7 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
         history = json.loads(
             processes.on_main(lambda: json.dumps(_prepare(config, run, checkpoint, output_dir)))
         )
-        _note_unshared(run, output_dir)
+        note_unshared(run, output_dir)
         log = progress.TrainingReport(
             output_dir / METRICS if is_main else None,
             run.state,
@@ -119,31 +127,6 @@ def _prepare(
     durable.replace(output_dir / SETTINGS_FILE, to_yaml(run.config).encode())
     records = progress.forget_after(metrics, run.state.step if checkpoint else -1)
     return [record for record in records if "sample" in record]
-
-
-def _common(run: Run) -> dict[str, Any]:
-    """What all processes of a run must have alike."""
-    may_change = names_where(TrainConfig, "may_change") - {"threads"}
-    settings = {f"--{k}": v for k, v in settings_of(run.config).items() if k not in may_change}
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    run_is = {"tokens": run.digest, "steps": run.max_steps, "first step": run.state.step}
-    return {**settings, "--fsdp": run.config.fsdp, **versions, **run_is}
-
-
-def _note_unshared(run: Run, output_dir: Path) -> None:
-    """Say it if another machine does not see the folder: from there it could not be resumed.
-
-    Raises `ValueError` if each process is to write a part of the model there.
-    """
-    seen = (output_dir / SETTINGS_FILE).is_file()
-    for number, (sees,) in enumerate(processes.gather([seen])):
-        if not sees:
-            what = f"process {number} does not see the output folder {output_dir.resolve()}"
-            advice = "every machine needs the checkpoints, name a folder that all share"
-            if is_divided(run.state.model):
-                raise ValueError(f"{what}: with --fsdp {advice}")
-            print_line(f"note: {what}: to resume, {advice}")
-            return
 
 
 def _check_space(run: Run, output_dir: Path) -> None:
@@ -239,7 +222,7 @@ def _save(session: Session) -> None:
     run = session.run
     if run.saved_step == run.state.step:
         return
-    processes.refuse_differences({"their weights": _fingerprint(run)})
+    refuse_differences({"their weights": weights_fingerprint(run)})
     try:
         session.log.flush()
     finally:  # records that cannot be written must not cost the checkpoint
@@ -263,15 +246,6 @@ def _saved(session: Session) -> str:
         keep=session.run.config.save_total_limit,
     )
     return str(path)
-
-
-def _fingerprint(run: Run) -> list[int]:
-    """A number for each weight tensor that all have, which another bit in it changes."""
-    if processes.size() == 1 or is_divided(run.state.model):
-        return []
-    ints = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    weights = (p.detach().flatten() for p in run.state.model.parameters())
-    return [int(w.view(ints[w.element_size()]).sum(dtype=torch.int64)) for w in weights]
 
 
 def _stopped(session: Session, stopped: Stopped) -> int:

@@ -76,10 +76,10 @@ class Whole:
         """Samples to train on, and a digest of them."""
         return cut.samples(self._corpus.train, limit=self._config.max_train_samples)
 
-    def held_out(self, cut: Cutter) -> Blocks | Rows | None:
-        """Samples to evaluate on, None if there are none."""
+    def held_out(self, cut: Cutter) -> tuple[Blocks | Rows | None, str]:
+        """Samples to evaluate on, None if there are none, and a digest of them."""
         documents, limit = self._corpus.validation, self._config.max_eval_samples
-        return cut.samples(documents, limit=limit)[0] if documents else None
+        return cut.samples(documents, limit=limit) if documents else (None, "none")
 
 
 class Streamed:
@@ -120,11 +120,11 @@ class Streamed:
         listed = [_stamp(shard.name) for shard in self._shards]
         return stream, hashlib.sha256(repr(listed).encode()).hexdigest()
 
-    def held_out(self, cut: Cutter) -> Blocks | Rows | None:
-        """Samples to evaluate on, None if there are none."""
+    def held_out(self, cut: Cutter) -> tuple[Blocks | Rows | None, str]:
+        """Samples to evaluate on, None if there are none, and a digest of them."""
         documents = all_documents(self._held_out, self._folder / "held-out")
         limit = self._config.max_eval_samples
-        return cut.samples(documents, limit=limit)[0] if documents else None
+        return cut.samples(documents, limit=limit) if documents else (None, "none")
 
 
 def open_texts(config: TrainConfig, checkpoint: Path | None) -> Whole | Streamed:

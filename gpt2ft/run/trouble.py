@@ -55,14 +55,16 @@ def _described(run: Run, result: StepResult) -> str:
 def less_memory(run: Run) -> str:
     """How to make the same steps with less memory."""
     config = run.config
-    batch, parts = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    batch, several = config.per_device_train_batch_size, processes.size() > 1
+    name = "micro_batches_per_step" if several else "gradient_accumulation_steps"
+    parts = getattr(config, name)
     divisor = next((n for n in (2, 3, 5, 7) if batch % n == 0), batch)
     ways = [f"--per_device_train_batch_size {batch // divisor}"] * (batch > 1)
-    ways += [f"--gradient_accumulation_steps {parts * divisor}"] * (batch > 1)
+    ways += [f"--{name} {parts * divisor}"] * (batch > 1)
     if config.per_device_eval_batch_size > 1:
         ways.append(f"--per_device_eval_batch_size {config.per_device_eval_batch_size // 2}")
     ways += [] if config.gradient_checkpointing else ["--gradient_checkpointing"]
-    ways += [] if config.fsdp or processes.size() == 1 else ["--fsdp"]
+    ways += ["--fsdp"] if several and not config.fsdp else []
     if run.saved_step > 0:  # a run that is resumed keeps its settings
         ways.append("--output_dir ANOTHER")
     return (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import TrainConfig
+from ..parallel.processes import usable_cores
 from ..system.terminal import print_line
 from .recipe import SETTINGS_FILE, to_yaml
 
@@ -33,7 +33,8 @@ def verify_processes(config: TrainConfig, *, counts: Sequence[int], steps: int =
         save_steps=steps,
         max_eval_samples=1,
         eval_steps=None,
-        threads=config.threads or max(1, (os.cpu_count() or 1) // max(counts)),
+        device="cpu",
+        threads=config.threads or max(1, usable_cores() // max(counts)),
         micro_batches_per_step=config.micro_batches_per_step
         or config.gradient_accumulation_steps * math.lcm(*counts),
     )

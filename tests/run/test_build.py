@@ -10,8 +10,7 @@ from gpt2ft import Sampling
 from gpt2ft.cli.main import main
 from gpt2ft.config import TrainConfig
 from gpt2ft.kernels import dropout
-from gpt2ft.run import build as building
-from gpt2ft.run import finetune
+from gpt2ft.run import finetune, texts
 from gpt2ft.run.build import build
 
 SETTINGS = {
@@ -122,13 +121,13 @@ def test_a_setting_of_sampling_that_is_none_is_refused_where_it_is_written():
 
 def test_the_corpus_gets_its_settings(config, monkeypatch):
     given = {}
-    original = building.load_corpus
+    original = texts.load_corpus
 
     def load_corpus(**settings):
         given.update(settings)
         return original(**settings)
 
-    monkeypatch.setattr(building, "load_corpus", load_corpus)
+    monkeypatch.setattr(texts, "load_corpus", load_corpus)
     rows = {"packing": False, "row_separator": "none", "validation_split_percentage": 20.0}
     run = build(TrainConfig(**{**vars(config), **rows}))
     assert given["lines"] and given["contiguous"] and given["seed"] == 17

@@ -16,6 +16,7 @@ from gpt2ft.checkpoint.folders import find_checkpoint, recorded_run
 from gpt2ft.config import TrainConfig
 from gpt2ft.run import build as building
 from gpt2ft.run import finetune as story
+from gpt2ft.run import texts
 from gpt2ft.run.finetune import finetune
 from gpt2ft.run.output_folder import locked
 from gpt2ft.run.recipe import load_recipe
@@ -378,7 +379,7 @@ def test_a_checkpoint_of_the_version_before_goes_on_as_it_began(
         return now
 
     with monkeypatch.context() as patch:
-        patch.setattr(building, "ORDER", 1)
+        patch.setattr(texts.Whole, "order", 1)
         patch.setattr(building.Run, "record", recorded_before)
         old = TrainConfig(**settings, fixed_sum_order=False)
         assert finetune(old) == 0

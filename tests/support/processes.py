@@ -52,6 +52,7 @@ def torchrun_environments(n):
     STORES.append(store)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    shared |= {"TORCHELASTIC_RUN_ID": "none"}
     shared |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n)]
 

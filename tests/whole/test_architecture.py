@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "checkpoint": {"loop", "parallel", "system"},
     "generation": {"kernels", "models", "precision", "settings"},
     "run": {
-        *("checkpoint", "config", "data", "generation", "guards", "kernels", "loop"),
+        *("", "checkpoint", "config", "data", "generation", "guards", "kernels", "loop"),
         *("micro_batches", "models", "optim", "parallel", "precision", "settings", "system"),
     },
     "cli": {

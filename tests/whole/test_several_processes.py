@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from benchmarks.faults.processes import Started, run
 from gpt2ft.checkpoint import checkpoints
 from gpt2ft.parallel import processes
+from gpt2ft.parallel.differences import refuse_differences
 from gpt2ft.run import finetune, observe
 from gpt2ft.system import durable
 from tests.support.processes import torchrun_environments
@@ -199,11 +200,17 @@ def test_the_same_command_on_another_number_of_processes(place):
         (("--train_file", "other.txt"), "differ in tokens: process 0 has"),
         (("--learning_rate", "0.1"), "differ in --learning_rate: process 0 has 0.01"),
         (("--threads", "2"), "differ in --threads: process 0 has 1, process 1 has 2"),
+        (("--save_steps", "3"), "differ in --save_steps: process 0 has 2, process 1 has 3"),
+        (("--eval_steps", "4"), "differ in --eval_steps: process 0 has 3, process 1 has 4"),
+        (("--max_eval_samples", "1"), "differ in --max_eval_samples: process 0 has None"),
+        (("--model_name_or_path", "other"), "differ in their model: process 0 has"),
     ],
-    ids=["seed", "text", "rate", "threads"],
+    ids=["seed", "text", "rate", "threads", "saving", "evaluating", "held-out", "model"],
 )
 def test_processes_that_differ_are_refused(flag, sentence, place):
     (place / "other.txt").write_text("another text\n" * 150, encoding="utf-8")
+    tiny_gpt2(n_inner=16).save_pretrained(place / "other")
+    byte_tokenizer().save_pretrained(place / "other")
     done = finished(2, cwd=place, own_flags={1: flag})
     assert [d.returncode for d in done] == [1, 1]
     said = "".join(d.stderr for d in done)
@@ -224,6 +231,61 @@ def test_a_usage_error_is_said_once(place):
     done = finished(2, "--block_size", "1", cwd=place)
     assert [d.returncode for d in done] == [2, 2]
     assert "".join(d.stderr for d in done).count("--block_size") == 1
+
+
+def test_a_wrong_number_of_torchruns_is_named(place):
+    env = {**torchrun_environments(2)[0], "WORLD_SIZE": "two"}
+    done = run("train.py", *FLAGS, "--output_dir", "out", cwd=place, env=env)
+    assert done.returncode == 2 and "the variable WORLD_SIZE is 'two'" in done.stderr
+
+
+def test_a_process_that_waits_for_others_says_so_and_answers_signals(place):
+    environment = torchrun_environments(2)[0]
+    with Started("train.py", *FLAGS, "--output_dir", "out", cwd=place, env=environment) as alone:
+        time.sleep(15)
+        alone.kill(signal.SIGTERM)
+        done = alone.finish(20)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "process 0 waits for the others, 2 in all, at 127.0.0.1, port" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_does_not_keep_the_others_from_stopping(place):
+    """One is stopped by SIGSTOP in the midst of its steps; the other answers the second signal."""
+    environments = [{**e, "TORCHELASTIC_RUN_ID": ""} for e in torchrun_environments(2)]
+    for environment in environments:
+        del environment["TORCHELASTIC_RUN_ID"]  # started by hand
+    with started(2, cwd=place, environments=environments, prepare={1: hang_at_step_3}) as both:
+        time.sleep(12)
+        both[0].kill(signal.SIGTERM)
+        time.sleep(1)
+        assert both[0].process.is_alive()  # it waits for the other one, to stop together
+        both[0].kill(signal.SIGTERM)
+        assert both[0].finish(10).returncode == -signal.SIGTERM
+        both[1].kill(signal.SIGKILL)
+
+
+def hang_at_step_3():
+    raise_at_step(3, signal.SIGSTOP)
+
+
+def test_a_signal_that_comes_twice_under_torchrun_saves_all_the_same(place, straight):
+    """As a scheduler sends it to all processes, and torchrun once more."""
+    done = finished(2, cwd=place, prepare={0: twice_at_step_3, 1: twice_at_step_3})
+    assert {d.returncode for d in done} == {128 + signal.SIGTERM}, done
+    assert [d.returncode for d in finished(2, "--resume", cwd=place)] == [0, 0]
+    assert results(place / "out") == straight
+
+
+def twice_at_step_3():
+    raise_at_step(3, signal.SIGTERM)
+    save = checkpoints.save_checkpoint
+
+    def signalled(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return save(*arguments, **options)
+
+    checkpoints.save_checkpoint = signalled
 
 
 def test_a_process_out_of_memory(place):
@@ -284,14 +346,14 @@ def test_weights_that_part_are_noticed_when_saving(place):
 
 
 def disturb():
-    original = finetune.processes.refuse_differences
+    original = finetune.refuse_differences
 
     def refuse(settings):
         if "their weights" in settings:
             settings = {"their weights": [n + 1 for n in settings["their weights"]]}
         original(settings)
 
-    finetune.processes.refuse_differences = refuse
+    finetune.refuse_differences = refuse
 
 
 @pytest.mark.slow
@@ -304,7 +366,7 @@ def test_random_kills_of_random_processes(seed, place, straight):
         n = dice.randint(1, 4)
         with started(n, "--resume", "auto", cwd=place) as all_of_them:
             victim = all_of_them[dice.randrange(n)]
-            victim.process.join(dice.uniform(0.3, 3))
+            victim.process.join(dice.uniform(0.3, 2))  # a whole run takes longer
             if victim.process.is_alive():
                 victim.kill(signal.SIGKILL)
                 kills += 1
@@ -349,15 +411,15 @@ def test_a_stream_is_the_same_on_any_number_of_processes(place):
     for number in range(5):
         (place / f"part-{number}.txt").write_text("".join(text[number * 12 :][:12]))
     flags = ("--train_file", "part-*.txt", "--streaming", "--files_at_once", "1")
-    for n, out in ((1, "one"), (2, "two")):
+    for n, out in ((1, "s1"), (2, "s2")):
         done = finished(n, *flags, "--output_dir", out, cwd=place)
         assert [d.returncode for d in done] == [0] * n, done
-    assert results(place / "two") == results(place / "one")
-    assert (place / "one" / "shards.json").read_text().count("digest") > 1
+    assert results(place / "s2") == results(place / "s1")
+    assert (place / "s1" / "shards.json").read_text().count("digest") > 1
     stop = {0: functools.partial(raise_at_step, 5, signal.SIGTERM)}
     finished(2, *flags, cwd=place, prepare=stop)
     assert [d.returncode for d in finished(3, *flags, "--resume", cwd=place)] == [0] * 3
-    assert results(place / "out") == results(place / "one")
+    assert results(place / "out") == results(place / "s1")
 
 
 def test_a_divided_model_needs_a_folder_that_all_see(place):
@@ -373,5 +435,5 @@ def test_one_process_asks_nobody():
     assert processes.gather_text("ä") == ["ä"]
     assert processes.on_main(lambda: "done") == "done"
     assert processes.first_to_say("x") and processes.first_to_say("x")
-    processes.refuse_differences({"a": 1})
+    refuse_differences({"a": 1})
     processes.wait()

@@ -16,7 +16,7 @@ from benchmarks.faults.processes import ROOT, Started, run
 from gpt2ft import loop
 from gpt2ft.checkpoint import checkpoints as checkpoint
 from gpt2ft.run import build as building
-from gpt2ft.run import finetune
+from gpt2ft.run import finetune, texts
 from gpt2ft.run import observe as observation
 from gpt2ft.system import durable, signals
 from tests.support.tiny import byte_tokenizer, tiny_gpt2
@@ -86,7 +86,7 @@ def await_signal(room, name, skip=0, forever=False):
 
 # Phase: where it waits for the signal, the step that is kept, and what the last line says.
 PHASES = {
-    "tokenising": ((building, "tokenize"), 0, "nothing is lost"),
+    "tokenising": ((texts, "tokenize"), 0, "nothing is lost"),
     "loading": ((building, "_tokenizer_and_model"), 0, "nothing is lost"),
     "the first evaluation": ((observation, "evaluate"), 0, "after step 0; nothing is lost"),
     "a step": ((loop, "train_step", 2), 3, "after step 3; to go on"),
