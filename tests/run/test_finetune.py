@@ -389,6 +389,7 @@ def test_a_checkpoint_of_the_version_before_goes_on_as_it_began(
     assert results(tmp_path / "new") != expected
     (tmp_path / "out" / "checkpoint-6").rename(tmp_path / "end")
     (tmp_path / "out" / "manifest.json").unlink()
+    settings["gradient_accumulation_steps"] = 1  # the run keeps its own
     assert finetune(TrainConfig(**settings, resume="newest")) == 0
     assert results(tmp_path / "out") == expected
     run = recorded_run(tmp_path / "out" / "checkpoint-6")
