@@ -7,7 +7,7 @@ Once each process holds the whole model, once it is divided (`gpt2ft.shard`). Fo
 of the weights, gradients and moments that a process holds, seconds of a step (median), the peak
 memory of training; and of saving and loading a checkpoint the seconds, and how far the peak memory
 is above what the process held before. The bound that is claimed for a divided model: while saving
-the rows of one tensor, while loading this process's part of weights and moments.
+the rows of one tensor; while loading this process's part of the weights, and twice its moments.
 """
 
 import json

@@ -2,7 +2,8 @@
 
 The file is safetensors, as it is for a model that one process holds. A process's rows of a tensor
 are one piece of it, so each writes its own in their places, and none gathers a tensor: beyond what
-it holds already it needs memory for the rows of one tensor at most.
+it holds already it needs memory for the rows of one tensor at most. To load, it needs its part of
+the weights, and twice that of the moments.
 """
 
 from __future__ import annotations

@@ -265,11 +265,10 @@ def wait_for(tensor: torch.Tensor, exchange: Callable[[], Any]) -> None:
     CUDA it is the device that waits, not the host.
     """
     with reaching():
-        work = exchange()
-        pause = 1e-5
+        work, start = exchange(), time.monotonic()
         while tensor.is_cpu and not work.is_completed():
-            time.sleep(pause)
-            pause = min(2 * pause, 1e-3)
+            # A twentieth of the time that it took so far: short waits are not made longer.
+            time.sleep(min(0.05, max(1e-5, (time.monotonic() - start) / 20)))
         work.wait()
 
 
