@@ -66,7 +66,7 @@ def loaded(family, path, steps):
     return [all_tensors(state), state.step, state.seed]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def test_saved_by_three_and_read_by_any_number(family, tmp_path):
     """With three processes some tensors have fewer rows than there are processes."""
     (path, at_save, at_end), *others = together(3, trained_and_saved, family, str(tmp_path))

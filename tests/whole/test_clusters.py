@@ -90,10 +90,26 @@ SKYPILOT = {
 }
 
 
-def test_slurm(place):
+def test_the_files_are_what_their_systems_read():
     script = (CLUSTERS / "slurm.sh").read_text()
     options = [line.split()[1] for line in script.splitlines() if line.startswith("#SBATCH")]
     assert {"--ntasks-per-node=1", "--requeue", "--signal=B:TERM@120"} <= set(options)
+    task = yaml.safe_load((CLUSTERS / "skypilot.yaml").read_text())
+    assert task["num_nodes"] == 2 and task["resources"]["accelerators"] == "H100:8"
+    assert list(task["volumes"]) == ["/shared"]
+    runtime, job = yaml.safe_load_all((CLUSTERS / "trainjob.yaml").read_text())
+    assert job["spec"]["runtimeRef"] == {"kind": runtime["kind"], "name": "gpt2ft"}
+    assert runtime["apiVersion"] == job["apiVersion"] == "trainer.kubeflow.org/v1alpha1"
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert replicated["name"] == container["name"] == "node"
+    assert container["volumeMounts"][0]["name"] == pod["volumes"][0]["name"]
+
+
+@pytest.mark.slow
+def test_slurm(place):
+    script = (CLUSTERS / "slurm.sh").read_text()
     check_twice(adapted(script, place), place, **SLURM)
     assert "requeue" not in (place / "scontrol.log").read_text()
 
@@ -135,26 +151,19 @@ def until_a_checkpoint_then_sigterm(script, place):
     return output
 
 
+@pytest.mark.slow
 def test_skypilot(place):
     task = yaml.safe_load((CLUSTERS / "skypilot.yaml").read_text())
-    assert task["num_nodes"] == 2 and task["resources"]["accelerators"] == "H100:8"
-    assert list(task["volumes"]) == ["/shared"]
     check_twice(adapted(task["run"], place), place, **SKYPILOT)
 
 
+@pytest.mark.slow
 def test_kubeflow(place):
-    runtime, job = yaml.safe_load_all((CLUSTERS / "trainjob.yaml").read_text())
-    assert job["spec"]["runtimeRef"] == {"kind": runtime["kind"], "name": "gpt2ft"}
-    assert runtime["apiVersion"] == job["apiVersion"] == "trainer.kubeflow.org/v1alpha1"
-    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
-    pod = replicated["template"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert replicated["name"] == container["name"] == "node"
-    assert container["volumeMounts"][0]["name"] == pod["volumes"][0]["name"]
+    _, job = yaml.safe_load_all((CLUSTERS / "trainjob.yaml").read_text())
     trainer = job["spec"]["trainer"]
     command = adapted(" ".join([*trainer["command"], *trainer["args"], "# 29400"]), place)
-    petitions = {
+    variables = {
         **{"PET_NNODES": "1", "PET_NPROC_PER_NODE": "2", "PET_NODE_RANK": "0"},
         **{"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": command.split("# ")[1]},
     }
-    check_twice(command, place, **petitions)
+    check_twice(command, place, **variables)
