@@ -196,12 +196,10 @@ def _run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
         try:
             return command(config)
         except HubUnavailableError as error:
-            if (
-                are_several()
-                or names_where(TrainConfig, "rules_out_fallback") & given.keys()
-                or "config" in given
-            ):
+            if names_where(TrainConfig, "rules_out_fallback") & given.keys() or "config" in given:
                 raise
+            if are_several():  # the others may have found the hub
+                raise HubUnavailableError(f"{error}, or --config quickstart") from error
             config = train_config({**given, "config": recipes.FALLBACK_RECIPE})
             print_line(f"gpt2ft: {error}")
             recipe, folder = recipes.FALLBACK_RECIPE, config.output_dir
