@@ -233,6 +233,18 @@ def test_a_usage_error_is_said_once(place):
     assert "".join(d.stderr for d in done).count("--block_size") == 1
 
 
+def test_without_the_hub_all_end(place):
+    """One process alone would run another recipe, but the others might have found the hub."""
+    with contextlib.ExitStack() as stack:
+        both = [
+            stack.enter_context(Started("train.py", cwd=place, env={**e, "HF_HUB_OFFLINE": "1"}))
+            for e in torchrun_environments(2)
+        ]
+        done = [process.finish(60) for process in both]
+    assert [d.returncode for d in done] == [1, 1]
+    assert "name a folder, or --train_file, or --config quickstart" in done[0].stderr
+
+
 def test_a_wrong_number_of_torchruns_is_named(place):
     env = {**torchrun_environments(2)[0], "WORLD_SIZE": "two"}
     done = run("train.py", *FLAGS, "--output_dir", "out", cwd=place, env=env)
