@@ -26,17 +26,19 @@ Batch = Mapping[str, torch.Tensor]
 COMPUTE = probe.SHARDED  # FSDP2 gathers weights for a forward pass; this method is made one
 
 
-def shard(model: torch.nn.Module, device: str | torch.device = "cpu") -> None:
+def shard(model: torch.nn.Module, device: str | torch.device | None = None) -> None:
     """Divide a model among the processes, and bring the part of this one to the device.
 
-    Under `torchrun` the processes meet here, and divide the weights that process 0 has. Each block
-    of the model is gathered by itself; what is outside of the blocks, such as an embedding and the
-    head that is tied to it, is another group. Call it before the optimizer is made. One process has
-    nothing to divide, and keeps the model as it is.
+    Without a device it stays on its own. Under `torchrun` the processes meet here, and
+    divide the weights that process 0 has. Each block of the model is gathered by itself; what is
+    outside of the blocks, such as an embedding and the head that is tied to it, is another group.
+    Call it before the optimizer is made. One process has nothing to divide, and keeps the model as
+    it is.
     """
     from torch.distributed.device_mesh import init_device_mesh  # half a second to load
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+    device = next(model.parameters()).device if device is None else torch.device(device)
     processes.join(device)
     if processes.size() == 1:
         model.to(device)
@@ -44,7 +46,7 @@ def shard(model: torch.nn.Module, device: str | torch.device = "cpu") -> None:
     refuse_other_shapes(model)
     processes.copy_from_main([*model.parameters(), *model.buffers()])
     probe.plain_head(model)  # tried while the weights are at hand, and remembered
-    mesh = init_device_mesh(torch.device(device).type, (processes.size(),))
+    mesh = init_device_mesh(device.type, (processes.size(),))
     for module in (*probe.blocks(model), model):
         # Also what is outside of the blocks is given back after the forward pass: else parameters()
         # would have other tensors after an evaluation than after a step.
