@@ -46,7 +46,8 @@ def description(run: Run) -> str:
 def _amount(samples: Any) -> str:
     """How much there is to train on, in words."""
     if isinstance(samples, Stream):
-        return f"{len(samples.shards):,} files, read in turn,"
+        n = len(samples.shards)
+        return f"{n:,} files, read in turn," if n > 1 else "1 file, again and again,"
     kind = "blocks" if isinstance(samples, Blocks) else "rows"
     return f"{samples.n_tokens:,} tokens in {len(samples):,} {kind}"
 
