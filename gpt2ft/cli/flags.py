@@ -20,12 +20,20 @@ from ..config import TrainConfig
 from ..settings import field_types
 from ..system.terminal import printable
 
+Commands: typing.TypeAlias = "argparse._SubParsersAction[Parser]"
+
 USAGE_ERROR = 2
 TRAINER_FLAGS = Path(__file__).parent / "trainer_flags.yaml"
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line; a flag of the Hugging Face Trainer is answered with what to write."""
+    """Errors in one line; a flag of the Hugging Face Trainer is answered with what to write.
+
+    The result holds only what was given, and no flag may be shortened.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         line = printable(" ".join(message.split()))

@@ -1,96 +1,66 @@
-"""Texts from a configuration: its prompts continued, then those that are typed."""
+"""`gpt2ft generate`: continue texts with a model."""
 
 from __future__ import annotations
 
-import functools
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
-
+from ..checkpoint.folders import is_finished
+from ..checkpoint.manifest import MANIFEST, read_json
+from ..data.prompts import Prompt, read_prompts
 from ..generation.config import GenerateConfig
-from ..generation.ready_model import ReadyModel, load_ready
-from ..generation.text import Continuation, begin, extend, generate, window_note
-from ..precision import resolve_device, resolve_precision
-from ..system.terminal import bar, printable
-from .chat import Conversation, interact
-from .prompts import Prompt
-
-Write = Callable[[str], None]
-BETWEEN_TEXTS = "---\n"
-JSON_FIELDS = ("prompt", "text", "tokens", "seed", "log_probability", "stop_reason")
+from ..system.signals import listening
+from ..system.terminal import printable
+from .flags import Commands, add_flags
+from .process import ask_hub_once, set_up_process, spin_briefly
+from .run_settings import UsageError
 
 
-def continue_texts(config: GenerateConfig, name: str, prompts: Sequence[Prompt]) -> int:
-    """Continue the prompts with the model of that name, then what is typed; returns exit status.
-
-    Raises what loading and generating raise.
-    """
-    precision = resolve_precision(config.precision, resolve_device(config.device))
-    model = load_ready(
-        name, precision, revision=config.model_revision, tokenizer_name=config.tokenizer_name
-    )
-    write = writer(config.raw)
-    at_once = config.json or config.prompt_file or config.num_return_sequences > 1
-    noted = False
-    for text in (_in_batches if at_once else _as_they_come)(config, model, prompts, write):
-        note = window_note(model.model, text)
-        if note and not noted:
-            print(f"gpt2ft: {note}", file=sys.stderr)
-        noted = noted or bool(note)
-    if not config.interactive:
-        return 0
-    return interact(
-        Conversation(config, model, functools.partial(load_ready, precision=precision), write)
-    )
+def add_to(commands: Commands) -> None:
+    """Add the command and its flags."""
+    text = "continue texts with a model"
+    parser = commands.add_parser("generate", help=text, description=GenerateConfig.__doc__)
+    parser.set_defaults(command=command, configuration=GenerateConfig)
+    add_flags(parser, GenerateConfig)
 
 
-def writer(raw: bool) -> Write:
-    """Writes to standard output, control characters escaped if it is a terminal."""
-    escape = sys.stdout.isatty() and not raw
+def command(given: dict[str, Any]) -> int:
+    try:
+        config = GenerateConfig(**given)
+        name = config.model_name_or_path or newest_finished_run(Path.cwd())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if config.model_name_or_path is None:
+        _note_choice(name)
+    prompts = [Prompt(text) for text in config.prompt]
+    prompts += read_prompts(config.prompt_file) if config.prompt_file else []
+    ask_hub_once([name, config.tokenizer_name])
+    spin_briefly()
+    with listening() as stop, stop.postponed():  # as for training
+        from .continue_texts import continue_texts
 
-    def write(text: str) -> None:
-        sys.stdout.write(printable(text) if escape else text)
-        sys.stdout.flush()
-
-    return write
-
-
-def _as_they_come(
-    config: GenerateConfig, model: ReadyModel, prompts: Sequence[Prompt], write: Write
-) -> Iterator[Continuation]:
-    """Continue one prompt after the other, each piece written at once."""
-    for number, prompt in enumerate(prompts):
-        write(BETWEEN_TEXTS if number else "")
-        text = begin(model.tokenizer, prompt.text, config.seed)
-        write(prompt.text)
-        for (piece,) in extend(model.model, model.tokenizer, [text], config.sampling):
-            write(piece)
-        write("\n")
-        yield text
+        set_up_process(config.device, config.threads)
+    stop.check()
+    return continue_texts(config, name, prompts)
 
 
-def _in_batches(
-    config: GenerateConfig, model: ReadyModel, prompts: Sequence[Prompt], write: Write
-) -> Iterator[Continuation]:
-    """Continue all prompts, some at a time; written when they are complete, in their order."""
-    texts = generate(
-        model.model,
-        model.tokenizer,
-        [prompt.text for prompt in prompts],
-        config.sampling,
-        seed=[config.seed if prompt.seed is None else prompt.seed for prompt in prompts],
-        num_return_sequences=config.num_return_sequences,
-        batch_size=config.batch_size,
-    )
-    with bar(len(prompts) * config.num_return_sequences, "generating", unit="text") as progress:
-        for number, text in enumerate(texts):
-            line = (BETWEEN_TEXTS if number else "") + text.prompt + text.text
-            if config.json:
-                fields = {name: getattr(text, name) for name in JSON_FIELDS}
-                line = json.dumps(fields, ensure_ascii=False)
-            with tqdm.external_write_mode(file=sys.stdout):
-                write(line + "\n")
-            progress.update()
-            yield text
+def newest_finished_run(folder: Path) -> str:
+    """The folder in `folder` whose run was finished last. Raises `ValueError` if there is none."""
+    finished = [path for path in folder.iterdir() if path.is_dir() and is_finished(path)]
+    if not finished:
+        raise ValueError(
+            f"no folder in {folder} holds a finished run: name a model, for example "
+            "--model_name_or_path gpt2-mini, which is built in"
+        )
+    return str(max(finished, key=lambda path: (path / MANIFEST).stat().st_mtime))
+
+
+def _note_choice(folder: str) -> None:
+    """Say on standard error which run the model is of, where nobody named one."""
+    manifest = Path(folder) / MANIFEST
+    step = read_json(manifest).get("step")
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.stat().st_mtime))
+    text = f"the model is {Path(folder).name}, finished {when} at step {step}"
+    print(f"gpt2ft: {printable(text)}", file=sys.stderr)

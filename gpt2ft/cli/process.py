@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Sequence
 
+from ..models.built_in import located
+from ..system.hub import go_offline_if_unreachable
 from ..system.signals import Stop
 from ..system.terminal import be_quiet, silence_libraries
 from .run_settings import UsageError
@@ -110,3 +113,9 @@ def whose_error(message: str, *, is_usage: bool) -> str | None:
     from ..parallel import processes
 
     return who if processes.first_to_say(message) else None
+
+
+def ask_hub_once(names: Sequence[str | None]) -> None:
+    """Ask the hub once, if any of the names is neither a folder nor built in."""
+    if any(name is not None and not os.path.isdir(located(name)) for name in names):
+        go_offline_if_unreachable()

@@ -16,6 +16,7 @@ from ..checkpoint import checkpoints
 from ..checkpoint.divided import is_divided
 from ..checkpoint.folders import checkpoint_folders, checkpoint_paths, recorded_run
 from ..config import TrainConfig
+from ..evaluation.records import METRICS, copy_records, forget_after, read_records
 from ..loop import NonFiniteError, StepResult, train
 from ..parallel import processes
 from ..parallel.differences import refuse_differences
@@ -37,8 +38,6 @@ from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting
 from .recipe import SETTINGS_FILE, to_yaml
 from .summary import card, description, plan, warning
 from .trouble import less_memory, not_finite, on_skipped
-
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _prepare(
         for path in checkpoints.set_aside_newer(output_dir, run.state.step):
             print_line(f"set aside: {path}")
         if not metrics.exists():  # it goes on in another folder
-            progress.copy_records(checkpoint.parent / METRICS, metrics)
+            copy_records(checkpoint.parent / METRICS, metrics)
     else:
         refuse_to_overwrite(config, output_dir)  # again: building took a while
         if config.overwrite_output_dir:
@@ -125,7 +124,7 @@ def _prepare(
     checkpoints.clear_leftovers(output_dir)  # before free space is measured
     _check_space(run, output_dir)
     durable.replace(output_dir / SETTINGS_FILE, to_yaml(run.config).encode())
-    records = progress.forget_after(metrics, run.state.step if checkpoint else -1)
+    records = forget_after(metrics, run.state.step if checkpoint else -1)
     return [record for record in records if "sample" in record]
 
 
@@ -154,7 +153,7 @@ def _carry_out(session: Session) -> int:
     evaluations = (before.evaluation, after.evaluation)
     print_line(card(*evaluations, samples=(before.sample, after.sample)))
     print_line()
-    records = progress.read_records(session.output_dir / METRICS)
+    records = read_records(session.output_dir / METRICS)
     if processes.rank() == 0 and (warned := warning(records)):
         print_line(warned)
     print_line(f"saved to {session.output_dir}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..evaluation.records import append_records
 from ..loop import StepResult, TrainState
-from ..system import durable
 from ..system.terminal import bar, print_line
 
 SECONDS_BETWEEN_REFRESHES = 0.5
@@ -105,7 +104,7 @@ class TrainingReport:
         """Append to metrics.jsonl."""
         if self._path is None:
             return
-        durable.append(self._path, "".join(_line(record) for record in records).encode())
+        append_records(self._path, *records)
 
     def close(self) -> None:
         """Record what is left, and remove the bar."""
@@ -118,39 +117,3 @@ class TrainingReport:
 
     def _tokens_per_second(self, state: TrainState) -> float:
         return (state.tokens - self._since[1]) / self._seconds()
-
-
-def copy_records(source: Path, target: Path) -> None:
-    """Take over the metrics.jsonl of another folder, if it has one."""
-    if source.is_file():
-        durable.replace(target, source.read_bytes())
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl that has them; half a line, from a crash, is left out."""
-    records = []
-    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:  # half a line, or half a character
-            continue
-        if isinstance(record, dict) and "step" in record:
-            records.append(record)
-    return records
-
-
-def forget_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """Drop from metrics.jsonl what a run that resumes at `step` will do again; returns the rest."""
-    kept = [record for record in read_records(path) if record["step"] <= step]
-    if path.is_file():
-        durable.replace(path, "".join(_line(record) for record in kept).encode())
-    return kept
-
-
-def _line(record: dict[str, Any]) -> str:
-    """A record as a line of JSON; what is not finite, which JSON has no number for, as null."""
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
-    }
-    return json.dumps(finite, ensure_ascii=False) + "\n"

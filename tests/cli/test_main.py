@@ -18,10 +18,11 @@ import transformers
 
 import gpt2ft
 from benchmarks.faults.processes import ROOT, Started, run
-from gpt2ft.cli import main as cli
+from gpt2ft.cli import train
+from gpt2ft.cli.continue_texts import JSON_FIELDS
 from gpt2ft.cli.flags import as_switches, trainer_flags
-from gpt2ft.cli.generate import JSON_FIELDS
-from gpt2ft.cli.main import main, make_parser, newest_finished_run
+from gpt2ft.cli.generate import newest_finished_run
+from gpt2ft.cli.main import main, make_parser
 from gpt2ft.cli.process import spin_briefly
 from gpt2ft.cli.run_settings import UsageError, train_config
 from gpt2ft.config import TrainConfig
@@ -111,8 +112,8 @@ def settings(*arguments):
 
 
 def given(*arguments):
-    values = vars(cli.make_parser().parse_args(arguments))
-    del values["command"]
+    values = vars(make_parser().parse_args(arguments))
+    del values["command"], values["configuration"]
     return values
 
 
@@ -189,7 +190,8 @@ def test_a_flag_of_the_trainer_is_answered_with_what_to_write(flags, sentence, c
 def test_switches_as_the_trainer_is_given_them(flags, expected):
     words = as_switches(flags.split())
     given = vars(make_parser().parse_args(["train", *words]))
-    assert given.pop("command") is cli._train and given == expected
+    assert given.pop("command") is train.command and given.pop("configuration") is TrainConfig
+    assert given == expected
 
 
 def test_threads_spin_briefly_unless_somebody_chose(monkeypatch):

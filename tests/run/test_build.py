@@ -85,7 +85,7 @@ def test_what_generation_is_given(model_folder, monkeypatch, capsys):
         given.update(sampling=sampling, prompt=texts[0].prompt, seed=texts[0].seed)
         yield ["!"]
 
-    monkeypatch.setattr("gpt2ft.cli.generate.extend", extend)
+    monkeypatch.setattr("gpt2ft.cli.continue_texts.extend", extend)
     flags = (
         "--top_k 7 --top_p 0.5 --min_p 0.1 --typical_p 0.9 --temperature 0.25 --seed 3 "
         "--repetition_penalty 1.5 --no_repeat_ngram_size 2 --bad_words no --stop_strings . !"

@@ -1,32 +1,13 @@
 """pytest tests/run/test_progress.py"""
 
-import json
-
 import pytest
 import torch
 
 from gpt2ft import TrainState, build_optimizer
 from gpt2ft.loop import Evaluation, StepResult
 from gpt2ft.run import progress as report
-from gpt2ft.run.progress import TrainingReport, forget_after
+from gpt2ft.run.progress import TrainingReport
 from gpt2ft.run.summary import card, warning
-
-
-def test_forgetting_what_will_be_done_again(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"step": step, "loss": 1.0}) for step in (1, 2, 3)]
-    path.write_text("\n".join(lines) + '\n{"step": 4, "lo')
-    assert [record["step"] for record in forget_after(path, 2)] == [1, 2]
-    assert path.read_text() == "\n".join(lines[:2]) + "\n"
-    assert forget_after(path, -1) == [] == forget_after(tmp_path / "none", 2)
-    assert path.read_text() == ""
-
-
-def test_records_with_other_line_separators_in_their_text(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    record = {"step": 0, "sample": "a\u2028b\x85c"}
-    path.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert forget_after(path, 3) == forget_after(path, 3) == [record]
 
 
 def test_the_card():

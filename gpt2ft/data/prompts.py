@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.json_files import check_encodes, records
+from .json_files import check_encodes, records
 
 EXAMPLE = '{"prompt": "...", "seed": 1}'
 

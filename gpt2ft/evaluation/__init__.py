@@ -1,0 +1,1 @@
+"""What a model is worth: the card, samples, comparison, copies, the report."""
