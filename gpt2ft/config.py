@@ -158,6 +158,20 @@ class TrainConfig:
     """Optimizer steps between checkpoints."""
     save_total_limit: int = setting(2, may_change=True)
     """Checkpoints kept, at least 2."""
+    save_best: bool = setting(False, may_change=True)
+    """Also keep the checkpoint with the lowest held-out loss, and put its model into output_dir at
+    the end instead of the last one. Needs eval_steps."""
+    keep_every: int | None = setting(None, may_change=True)
+    """Never delete checkpoints of steps that are a multiple of this, so that any step is near one:
+    see the command rewind."""
+    early_stopping_patience: int | None = setting(None, may_change=True)
+    """Stop after this many evaluations in a row without a new lowest held-out loss. Needs
+    eval_steps."""
+    sample_prompts: list[str] = setting(list, may_change=True)
+    """Texts that the model continues before, during and after training, or a file of them;
+    default: the beginning of the held-out text."""
+    sample_steps: int | None = setting(None, may_change=True)
+    """Optimizer steps between samples; default: they are written at each evaluation."""
     debug: bool = setting(False, of_command=True)
     """Show the traceback of an error."""
 
@@ -182,12 +196,16 @@ class TrainConfig:
                 "--streaming needs --max_steps and excludes --max_train_samples, as the number of "
                 "samples is not known"
             )
+        for name in ("save_best", "early_stopping_patience"):
+            if getattr(self, name) and self.eval_steps is None:
+                raise ValueError(f"--{name} goes by the held-out loss on the way, add --eval_steps")
         if self.resume and self.overwrite_output_dir:
             raise ValueError("--resume and --overwrite_output_dir exclude each other, give one")
         check_bounds(self, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
         check_bounds(self, "gradient_accumulation_steps", "micro_batches_per_step", at_least=1)
         check_bounds(self, "max_steps", "logging_steps", "save_steps", "eval_steps", at_least=1)
         check_bounds(self, "max_train_samples", "max_eval_samples", "files_at_once", at_least=1)
+        check_bounds(self, "keep_every", "early_stopping_patience", "sample_steps", at_least=1)
         check_bounds(self, "preprocessing_num_workers", "threads", at_least=1, at_most=1024)
         check_bounds(self, "block_size", "save_total_limit", at_least=2)
         check_bounds(self, "num_train_epochs", above=0, at_most=10**6)

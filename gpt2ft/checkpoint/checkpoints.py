@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,23 +40,32 @@ def save_checkpoint(
     tokenizer: Any = None,
     run: Mapping[str, Any] | None = None,
     keep: int = 2,
+    spare: Callable[[int], bool] = lambda step: False,
 ) -> Path:
     """Save the state as `output_dir/checkpoint-STEP`, whole or not at all, and rotate.
 
     Everything is written and synced in a temporary folder beside it, the manifest last; then the
     folder gets its name. Only after that are older checkpoints deleted, until `keep` valid ones
-    remain. An older one of the same step is renamed, and can be found until the new one is there.
+    remain, and those of the steps that `spare` says yes to. An older one of the same step is
+    renamed, and can be found until the new one is there.
     Of several processes one calls this; all do if the model is divided among them, see `shard`.
     `run` is recorded in the manifest. For a model that is not from transformers, or that has
     adapters, what is trained is saved, without the frozen weights. Raises `OSError` if the disk
     fails or is too small, `ValueError` if the state is one that could not be loaded again.
     """
     folder = Path(output_dir)
-    return Path(divided.save(state, lambda: _save(folder, state, tokenizer, run or {}, keep)))
+    return Path(
+        divided.save(state, lambda: _save(folder, state, tokenizer, run or {}, keep, spare))
+    )
 
 
 def _save(
-    output_dir: Path, state: TrainState, tokenizer: Any, run: Mapping[str, Any], keep: int
+    output_dir: Path,
+    state: TrainState,
+    tokenizer: Any,
+    run: Mapping[str, Any],
+    keep: int,
+    spare: Callable[[int], bool],
 ) -> str:
     durable.make_folder(output_dir)
     target = output_dir / f"checkpoint-{state.step}"
@@ -77,7 +86,7 @@ def _save(
             durable.rename(target, free_name(target, "replaced"))
         durable.rename(folder, target)
         durable.sync_folder(output_dir)
-    _rotate(output_dir, target, keep)
+    _rotate(output_dir, target, keep, spare)
     return str(target)
 
 
@@ -208,8 +217,8 @@ def _lacks_space(output_dir: Path, need: int) -> str:
     )
 
 
-def _rotate(output_dir: Path, newest: Path, keep: int) -> None:
-    """Delete what is older than the newest `keep` valid checkpoints."""
+def _rotate(output_dir: Path, newest: Path, keep: int, spare: Callable[[int], bool]) -> None:
+    """Delete what is older than the newest `keep` valid checkpoints, and is not spared."""
     for path in checkpoint_paths(output_dir):
         if step_of(path) == step_of(newest) and path != newest:  # replaced by it
             _discard(path)
@@ -217,7 +226,7 @@ def _rotate(output_dir: Path, newest: Path, keep: int) -> None:
     for path in checkpoint_folders(output_dir):
         if path == newest or (valid < keep and _is_valid(path)):
             valid += 1
-        elif valid >= keep:
+        elif valid >= keep and not spare(step_of(path)):
             _discard(path)
 
 

@@ -82,6 +82,13 @@ class Blocks:
             sample["position_ids"] = positions - np.maximum.accumulate(origin)
         return sample
 
+    def documents(self, index: int) -> IntArray:
+        """Which document each token of a block belongs to, `(T,)`: an end of text to the one it
+        ends."""
+        places = np.arange(self._start(index), self._stop(index))
+        number: IntArray = np.searchsorted(self._store.document_starts, places) - 1
+        return np.maximum(number, 0)
+
 
 class Rows:
     """One document or line a sample, cut to `block_size`; those under two tokens are left out."""

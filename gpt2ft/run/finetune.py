@@ -16,7 +16,7 @@ from ..checkpoint import checkpoints
 from ..checkpoint.divided import is_divided
 from ..checkpoint.folders import checkpoint_folders, checkpoint_paths, recorded_run
 from ..config import TrainConfig
-from ..evaluation.records import METRICS, copy_records, forget_after, read_records
+from ..evaluation.records import METRICS, SAMPLES
 from ..loop import NonFiniteError, StepResult, train
 from ..parallel import processes
 from ..parallel.differences import refuse_differences
@@ -33,10 +33,12 @@ from .agreement import (
     weights_fingerprint,
 )
 from .build import Run, build
-from .observe import Observation, observe, recorded_observation
+from .ending import OF_THE_END, conclusion, put_in_place, write_down
+from .observe import Observed, due, observe, recorded
 from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
+from .provenance import begin_run_file
 from .recipe import SETTINGS_FILE, to_yaml
-from .summary import card, description, plan, warning
+from .summary import description, plan
 from .trouble import less_memory, not_finite, on_skipped
 
 
@@ -48,8 +50,7 @@ class Session:
     output_dir: Path
     record: Mapping[str, Any]
     """What a checkpoint notes of settings and data, to refuse others when resuming."""
-    history: list[dict[str, Any]]
-    """What metrics.jsonl holds of the steps before this process."""
+    observed: Observed
     log: progress.TrainingReport
     stop: Stop
 
@@ -86,8 +87,8 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
             )
         if checkpoint:
             _go_back(checkpoint, run, output_dir)
-        history = json.loads(
-            processes.on_main(lambda: json.dumps(_prepare(config, run, checkpoint, output_dir)))
+        prepared = processes.on_main(
+            lambda: json.dumps(vars(_prepare(config, run, checkpoint, output_dir)))
         )
         note_unshared(run, output_dir)
         log = progress.TrainingReport(
@@ -96,7 +97,7 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
             max_steps=run.max_steps,
             logging_steps=config.logging_steps,
         )
-        session = Session(run, output_dir, record, history, log, stop)
+        session = Session(run, output_dir, record, Observed(**json.loads(prepared)), log, stop)
         try:
             return _carry_out(session)
         except Stopped as stopped:
@@ -107,65 +108,53 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
             log.close()
 
 
-def _prepare(
-    config: TrainConfig, run: Run, checkpoint: Path | None, output_dir: Path
-) -> list[dict[str, Any]]:
-    """Make the folder ready; returns the observations that were recorded before."""
-    metrics = output_dir / METRICS
+def _prepare(config: TrainConfig, run: Run, checkpoint: Path | None, output_dir: Path) -> Observed:
+    """Make the folder ready; returns what the run observed before."""
     if checkpoint:
         for path in checkpoints.set_aside_newer(output_dir, run.state.step):
             print_line(f"set aside: {path}")
-        if not metrics.exists():  # it goes on in another folder
-            copy_records(checkpoint.parent / METRICS, metrics)
     else:
         refuse_to_overwrite(config, output_dir)  # again: building took a while
         if config.overwrite_output_dir:
             checkpoints.clear(output_dir)
+        for name in OF_THE_END:
+            durable.delete(output_dir / name)
     checkpoints.clear_leftovers(output_dir)  # before free space is measured
     _check_space(run, output_dir)
     durable.replace(output_dir / SETTINGS_FILE, to_yaml(run.config).encode())
-    records = forget_after(metrics, run.state.step if checkpoint else -1)
-    return [record for record in records if "sample" in record]
+    begin_run_file(output_dir, run, asked=config)
+    return recorded(
+        output_dir,
+        run.state.step if checkpoint else -1,
+        copied_from=checkpoint.parent if checkpoint else None,
+    )
 
 
 def _check_space(run: Run, output_dir: Path) -> None:
     """Raise `OSError` unless there is room for all checkpoints that the run will hold at once."""
-    saves = -(-(run.max_steps - run.state.step) // run.config.save_steps)
+    config, left = run.config, run.max_steps - run.state.step
     there = len(checkpoint_folders(output_dir))
-    more = min(saves, run.config.save_total_limit + 1 - there)
-    checkpoints.check_space(output_dir, run.state, checkpoints=max(1, more))
+    more = min(-(-left // config.save_steps), config.save_total_limit + 1 - there)
+    more = max(1, more) + config.save_best + (left // config.keep_every if config.keep_every else 0)
+    checkpoints.check_space(output_dir, run.state, checkpoints=more)
 
 
 def _carry_out(session: Session) -> int:
     """Observe, train, observe, and put the finished model in its place."""
-    run, step = session.run, session.run.state.step
-    before = _observation(session, 0)
-    if 0 < step < run.max_steps and step % (run.config.eval_steps or step + 1) == 0:
-        _observation(session, step)  # a signal may have come in the midst of it
-    if step >= run.max_steps:
+    run, observed, output_dir = session.run, session.observed, session.output_dir
+    if run.state.step >= run.max_steps:
         print_line(f"all {run.max_steps} steps are done; to train further, give more --max_steps")
+    _observe(session)  # also what was due when a signal came
     _train(session)
-    after = _observation(session, run.max_steps)
+    _observe(session, at_the_end=True)
     session.stop.check()
     session.log.close()
-    _by_writers(run, lambda: _put_in_place(session))
-    print_line()
-    evaluations = (before.evaluation, after.evaluation)
-    print_line(card(*evaluations, samples=(before.sample, after.sample)))
-    print_line()
-    records = read_records(session.output_dir / METRICS)
-    if processes.rank() == 0 and (warned := warning(records)):
-        print_line(warned)
-    print_line(f"saved to {session.output_dir}")
-    folder = shlex.quote(str(session.output_dir))
-    print_line(f"generate: python generate.py -i --model_name_or_path {folder}")
+    last = run.state.step
+    put_in_place(run, observed, output_dir, save=lambda save: _by_writers(run, save))
+    if processes.rank() == 0:
+        write_down(run, observed, output_dir)
+    print_line(conclusion(run, observed, output_dir, last=last))
     return 0
-
-
-def _put_in_place(session: Session) -> str:
-    run = session.run
-    checkpoints.save_finished(session.output_dir, run.state, tokenizer=run.tokenizer)
-    return "saved"
 
 
 def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
@@ -182,12 +171,17 @@ def _go_back(checkpoint: Path, run: Run, output_dir: Path) -> None:
         )
 
 
-def _observation(session: Session, step: int) -> Observation:
-    """The model at that step: as it was noted then, or as it is now if this is that step."""
-    known = recorded_observation(session.history, step)
-    if known is None and session.run.state.step == step:
-        known = observe(session.run, log=session.log, stop=session.stop)
-    return known or Observation()
+def _observe(session: Session, *, at_the_end: bool = False) -> None:
+    """Evaluate and sample if that is due now, or this is the end."""
+    is_main = processes.rank() == 0
+    observe(
+        session.run,
+        session.observed,
+        log=session.log,
+        stop=session.stop,
+        samples_path=session.output_dir / SAMPLES if is_main else None,
+        at_the_end=at_the_end,
+    )
 
 
 def _train(session: Session) -> None:
@@ -196,24 +190,47 @@ def _train(session: Session) -> None:
     state, config = run.state, run.config
     skips: Readback[StepResult] = Readback()
     stop.check()
+    if _stops_early(session):
+        return
     try:
         for result in train(state, run.data, max_steps=run.max_steps, **run.loop_settings()):
             log.step(result, state)
             done = state.step >= run.max_steps
-            observes = bool(config.eval_steps) and state.step % (config.eval_steps or 1) == 0
-            saves = state.step % config.save_steps == 0 or done
+            observes = due(config.eval_steps, state.step) or due(config.sample_steps, state.step)
+            saves = due(config.save_steps, state.step) or due(config.keep_every, state.step) or done
             skips.put(result.skipped, result)
             for skipped, late in skips.arrived(wait=saves or observes):
                 if skipped:
                     on_skipped(run, late)
             if observes and not done:
-                observe(run, log=log, stop=stop)
-            if saves:
+                _observe(session)
+            stops = observes and not done and _stops_early(session)
+            if saves or stops or _is_best(session):
                 _save(session)
+            if stops:
+                break
             stop.check()
     except NonFiniteError as error:
         message = not_finite(run, error.result, ", the tenth in a row")
         raise FloatingPointError(message) from error
+
+
+def _is_best(session: Session) -> bool:
+    """Whether this step's evaluation is the best so far, and its checkpoint is to be kept."""
+    return session.run.config.save_best and session.observed.best_step() == session.run.state.step
+
+
+def _stops_early(session: Session) -> bool:
+    """Whether enough evaluations in a row were no better; says so."""
+    patience, observed = session.run.config.early_stopping_patience, session.observed
+    if patience is None or observed.since_best() < patience:
+        return False
+    print_line(
+        f"step {session.run.state.step:>6}  stopped early: the held-out loss was lowest at step "
+        f"{observed.best_step()}, {patience} evaluations ago; to go on, resume with a higher "
+        "--early_stopping_patience"
+    )
+    return True
 
 
 def _save(session: Session) -> None:
@@ -237,12 +254,15 @@ def _by_writers(run: Run, save: Callable[[], str]) -> str:
 
 
 def _saved(session: Session) -> str:
+    config = session.run.config
+    best = session.observed.best_step() if config.save_best else None
     path = checkpoints.save_checkpoint(
         session.output_dir,
         session.run.state,
         tokenizer=session.run.tokenizer,
         run=session.record,
         keep=session.run.config.save_total_limit,
+        spare=lambda step: due(config.keep_every, step) or step == best,
     )
     return str(path)
 

@@ -2,66 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from ..data.prompts import Prompt, read_prompts
+from ..evaluation.records import METRICS, SAMPLES, append_records, copy_records, forget_after
+from ..evaluation.scores import Score, score
 from ..generation.config import Sampling
 from ..generation.text import begin, extend
 from ..guards import undisturbed
-from ..loop import Evaluation, evaluate
 from ..parallel import processes
 from ..system.signals import Stop
 from ..system.terminal import bar, print_line
 from . import progress
 from .build import Run
-from .summary import evaluation_line
+from .summary import evaluation_line, sample_line
 
 SAMPLE_PROMPT_TOKENS = 24
 SAMPLE_NEW_TOKENS = 100
+SAMPLES_AT_ONCE = 8
+
+Records = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Observation:
-    """Loss on the held-out text, if there is any, and a text of the model's own."""
+@dataclass
+class Observed:
+    """What was observed so far: records of metrics.jsonl and samples.jsonl."""
 
-    evaluation: Evaluation | None = None
-    sample: str = ""
+    evaluations: Records = field(default_factory=list)
+    samples: Records = field(default_factory=list)
+
+    def score(self, step: int) -> Score | None:
+        """The evaluation at that step."""
+        found = [record for record in self.evaluations if record["step"] == step]
+        return Score.from_record(found[-1]) if found else None
+
+    def written(self, step: int) -> Records:
+        """The samples of that step."""
+        return [record for record in self.samples if record["step"] == step]
+
+    def best_step(self) -> int | None:
+        """The step, after the first, whose evaluation had the lowest loss."""
+        losses = {r["step"]: r["eval_loss"] for r in self.evaluations if r["step"]}
+        finite = {step: loss for step, loss in losses.items() if loss is not None}
+        return min(finite, key=lambda step: (finite[step], step), default=None)
+
+    def since_best(self) -> int:
+        """Evaluations after the one with the lowest loss."""
+        best = self.best_step()
+        return len({r["step"] for r in self.evaluations if best is not None and r["step"] > best})
 
 
-def recorded_observation(records: Iterable[Mapping[str, Any]], step: int) -> Observation | None:
-    """The observation of that step among the records of metrics.jsonl."""
-    for record in records:
-        if record["step"] == step and "sample" in record:
-            loss = record.get("eval_loss")
-            evaluation = Evaluation(loss, record["n_targets"]) if loss is not None else None
-            return Observation(evaluation, record["sample"])
-    return None
+def recorded(output_dir: Path, step: int, *, copied_from: Path | None) -> Observed:
+    """What a run that goes on at that step has observed before; what it will do again is deleted.
+
+    A run that goes on in another folder takes its records along, `copied_from` the old one.
+    """
+    kept = []
+    for name in (METRICS, SAMPLES):
+        path = output_dir / name
+        if copied_from and not path.exists():
+            copy_records(copied_from / name, path)
+        kept.append(forget_after(path, step))
+    return Observed([record for record in kept[0] if "eval_loss" in record], kept[1])
 
 
-def observe(run: Run, *, log: progress.TrainingReport, stop: Stop) -> Observation:
-    """Evaluate, sample and note both; the training run does not notice.
+def due(steps: int | None, step: int) -> bool:
+    """Whether what is done every so many steps is done at this one."""
+    return steps is not None and step % steps == 0
 
-    Raises `Stopped` if a signal comes.
+
+def observe(
+    run: Run,
+    observed: Observed,
+    *,
+    log: progress.TrainingReport,
+    stop: Stop,
+    samples_path: Path | None,
+    at_the_end: bool = False,
+) -> None:
+    """Evaluate and sample, as far as that is due now and not done yet, and note both.
+
+    The training run does not notice. Raises `Stopped` if a signal comes.
     """
     log.flush()
-    with log.paused():
-        evaluation = _evaluate(run, stop) if run.held_out else None
-        sample = _sample(run, stop)
-    record: dict[str, Any] = {"step": run.state.step, "sample": sample}
-    if evaluation:
-        print_line(f"step {run.state.step:>6}  held-out {evaluation_line(evaluation)}")
-        record |= {
-            "eval_loss": evaluation.loss,
-            "eval_perplexity": evaluation.perplexity,
-            "n_targets": evaluation.n_targets,
-        }
-    log.record(record)
-    return Observation(evaluation, sample)
+    config, step = run.config, run.state.step
+    at_an_end = at_the_end or step == 0
+    evaluates = at_an_end or due(config.eval_steps, step)
+    if evaluates and run.held_out and observed.score(step) is None:
+        with log.paused():
+            found = _evaluate(run, stop)
+        print_line(f"step {step:>6}  held-out {evaluation_line(found)}")
+        record = {"step": step, **found.as_record()}
+        log.record(record)
+        observed.evaluations.append(record)
+    samples = at_an_end or due(config.sample_steps or config.eval_steps, step)
+    if samples and not observed.written(step):
+        with log.paused():
+            written = _sample(run, stop)
+        if samples_path:
+            append_records(samples_path, *written)
+        observed.samples += written
+        if not at_an_end:
+            print_line("\n".join(sample_line(record) for record in written))
 
 
-def _evaluate(run: Run, stop: Stop) -> Evaluation:
-    """Loss on the held-out text, with a progress bar."""
+def _evaluate(run: Run, stop: Stop) -> Score:
+    """The score on the held-out text, with a progress bar."""
     assert run.held_out
     n_batches = -(-len(run.held_out) // processes.size())  # of this process
     with bar(n_batches, "evaluating") as shown:
@@ -70,20 +120,43 @@ def _evaluate(run: Run, stop: Stop) -> Evaluation:
             shown.update()
             stop.check()
 
-        return evaluate(
-            run.state.model, run.held_out, precision=run.state.precision, on_batch=on_batch
+        return score(
+            run.state.model,
+            run.held_out,
+            run.tokenizer,
+            precision=run.state.precision,
+            on_batch=on_batch,
         )
 
 
-def _sample(run: Run, stop: Stop) -> str:
-    """The beginning of a held-out sample, continued by the model."""
-    ids = (run.held_out or run.data).samples[0]["input_ids"][:SAMPLE_PROMPT_TOKENS]
-    prompt: str = run.tokenizer.decode(ids, skip_special_tokens=True)
-    text = begin(run.tokenizer, prompt, run.config.seed)
-    sampling = Sampling(max_new_tokens=SAMPLE_NEW_TOKENS)
+def _sample(run: Run, stop: Stop) -> Records:
+    """The prompts, continued by the model."""
     model, autocast = run.state.model, run.state.precision.autocast
+    sampling = Sampling(max_new_tokens=SAMPLE_NEW_TOKENS)
+    texts = [begin(run.tokenizer, prompt.text, prompt.seed) for prompt in prompts(run)]
     with undisturbed(model):
-        for _ in extend(model, run.tokenizer, [text], sampling, autocast=autocast):
-            if processes.size() == 1:  # several might not check equally often
-                stop.check()
-    return text.prompt + text.text
+        for first in range(0, len(texts), SAMPLES_AT_ONCE):
+            batch = texts[first : first + SAMPLES_AT_ONCE]
+            for _ in extend(model, run.tokenizer, batch, sampling, autocast=autocast):
+                if processes.size() == 1:  # several might not check equally often
+                    stop.check()
+    step = run.state.step
+    return [
+        {"step": step, "prompt": text.prompt, "text": text.text, "seed": text.seed}
+        for text in texts
+    ]
+
+
+def prompts(run: Run) -> Sequence[Prompt]:
+    """The texts to continue: those named, else the beginning of the held-out text.
+
+    Each has a seed, its own or that of the run.
+    """
+    found = []
+    for named in run.config.sample_prompts:
+        found += read_prompts(named) if os.path.isfile(named) else [Prompt(named)]
+    if not found:
+        ids = (run.held_out or run.data).samples[0]["input_ids"][:SAMPLE_PROMPT_TOKENS]
+        found = [Prompt(run.tokenizer.decode(ids, skip_special_tokens=True))]
+    seed = run.config.seed
+    return [Prompt(p.text, seed if p.seed is None else p.seed) for p in found]

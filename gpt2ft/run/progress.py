@@ -34,11 +34,16 @@ class TrainingReport:
         self._window: list[dict[str, Any]] = []  # recorded since the last line
         self._since = (time.monotonic(), state.tokens)
         self._refreshed = 0.0
+        self._last_step = time.monotonic()
+        self._seconds_of: list[float] = []  # of the steps that are pending
         self._bar = bar(max_steps, "training", unit="step", initial=state.step)
 
     def step(self, result: StepResult, state: TrainState) -> None:
         """Take note of a step; log if a line is due."""
+        now = time.monotonic()
         self._pending.append(result)
+        self._seconds_of.append(now - self._last_step)
+        self._last_step = now
         self._bar.update(state.step - self._bar.n)
         if state.step % self._logging_steps == 0 or state.step >= self._max_steps:
             self.log(state)
@@ -63,6 +68,7 @@ class TrainingReport:
                 "step": result.step,
                 "learning_rate": result.learning_rate,
                 "n_targets": result.n_targets,
+                "seconds": round(self._seconds_of[i], 4),
                 **{name: columns[name][i] for name in tensors},
             }
             for i, result in enumerate(self._pending)
@@ -70,6 +76,7 @@ class TrainingReport:
         self.record(*records)
         self._window += records
         self._pending.clear()
+        self._seconds_of.clear()
 
     def log(self, state: TrainState) -> None:
         """One line for all steps since the last: their mean loss, weighted by tokens."""
@@ -97,7 +104,9 @@ class TrainingReport:
         """Leave out of the rate the time that goes into something else than steps."""
         start = time.monotonic()
         yield
-        self._since = (self._since[0] + time.monotonic() - start, self._since[1])
+        paused = time.monotonic() - start
+        self._since = (self._since[0] + paused, self._since[1])
+        self._last_step += paused
         self._bar.unpause()
 
     def record(self, *records: dict[str, Any]) -> None:

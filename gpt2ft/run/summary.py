@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,11 +10,16 @@ import torch
 
 from ..data.batches import Blocks
 from ..data.stream import Stream
-from ..loop import Evaluation
+from ..evaluation.card import Card, difference, short
+from ..evaluation.scores import Score
 from ..parallel import processes
 from .build import Run
 
 NOTEWORTHY = 0.01  # nats; evaluations between which nothing happened may differ by less
+PROMPT_WIDTH = 40  # characters of a prompt in a line
+LINE_WIDTH = 100  # of what the model wrote
+
+Records = Iterable[Mapping[str, Any]]
 
 
 def description(run: Run) -> str:
@@ -64,52 +70,75 @@ def plan(run: Run) -> str:
     )
 
 
-def evaluation_line(evaluation: Evaluation) -> str:
+def evaluation_line(score: Score) -> str:
     """Loss and perplexity in words."""
     return (
-        f"loss {evaluation.loss:.4f}  perplexity {_short(evaluation.perplexity)}  "
-        f"over {evaluation.n_targets:,} held-out tokens"
+        f"loss {score.loss:.4f}  perplexity {short(score.perplexity)}  "
+        f"over {score.n_targets:,} held-out tokens"
     )
 
 
-def card(before: Evaluation | None, after: Evaluation | None, *, samples: tuple[str, str]) -> str:
-    """Before and after, side by side, and how the model wrote then and writes now."""
-    lines = []
-    if before and after:
-        lines += [
-            f"{'held-out text':<16}{'before':>12}{'after':>12}",
-            f"{'loss':<16}{before.loss:>12.4f}{after.loss:>12.4f}",
-            f"{'perplexity':<16}{_short(before.perplexity):>12}{_short(after.perplexity):>12}",
-        ]
-    elif after:
-        lines.append(f"held-out text: {evaluation_line(after)}")
-    for name, sample in zip(("before", "after"), samples, strict=True):
-        if sample:
-            lines += ["", f"--- it wrote {name} ---", sample.strip()]
-    return "\n".join(lines)
+def sample_line(record: Mapping[str, Any]) -> str:
+    """A sample in a line: the end of its prompt, and how the model goes on."""
+    prompt, text = (" ".join(record[name].split()) for name in ("prompt", "text"))
+    shown = textwrap.shorten(text, LINE_WIDTH, placeholder=" ...")
+    return f"step {record['step']:>6}  {prompt[-PROMPT_WIDTH:]} | {shown}"
+
+
+def protocol(run: Run) -> str:
+    """How the held-out text was cut, in words."""
+    config = run.config
+    if not config.packing:
+        return f"rows cut to {config.block_size} tokens"
+    apart = ", documents apart" if run.keep_apart and config.row_separator == "eos" else ""
+    return f"blocked, {config.block_size} tokens{apart}"
+
+
+def run_card(run: Run, before: Score | None, after: Score) -> Card:
+    """The card that closes a run: the model before training, and the one that it leaves."""
+    return Card(after, before, protocol=protocol(run), model_name="after", baseline_name="before")
+
+
+def samples_text(before: Records, after: Records) -> str:
+    """What the model wrote before training and what it writes after it, for each prompt."""
+    was = {record["prompt"]: record["text"] for record in before}
+    lines: list[str] = []
+    for record in after:
+        prompt = record["prompt"]
+        texts = {"before": was.get(prompt), "after": record["text"]}
+        for name, text in texts.items():
+            if text is not None:
+                lines += ["", f"--- it wrote {name} ---", (prompt + text).strip()]
+    return "\n".join(lines[1:])
 
 
 def warning(records: Iterable[Mapping[str, Any]]) -> str:
     """What the evaluations among the records of metrics.jsonl warn of; empty if of nothing."""
-    losses = {r["step"]: r["eval_loss"] for r in records if r.get("eval_loss") is not None}
-    if len(losses) < 2:
+    found = {r["step"]: r for r in records if r.get("eval_loss") is not None}
+    if len(found) < 2:
         return ""
-    first, last = losses[min(losses)], losses[max(losses)]
+    losses = {step: record["eval_loss"] for step, record in found.items()}
+    first, last = min(losses), max(losses)
     best = min(losses, key=lambda step: losses[step])
     sentences = []
-    if last > first:
+    if _is_worse(found[last], found[first]):
         sentences.append(
-            f"the held-out loss is higher than before training, {last:.4f} and not {first:.4f}: "
-            "the model has become worse; try a lower --learning_rate"
+            f"the held-out loss is higher than before training, {losses[last]:.4f} and not "
+            f"{losses[first]:.4f}: the model has become worse; try a lower --learning_rate"
         )
-    if min(losses) < best < max(losses) and last > losses[best] + NOTEWORTHY:
+    if first < best < last and _is_worse(found[last], found[best]):
         sentences.append(
             f"the held-out loss was lowest at step {best}, {losses[best]:.4f}, and rose to "
-            f"{last:.4f} after it: the model overfits; try --max_steps {best}"
+            f"{losses[last]:.4f} after it: the model overfits; try --max_steps {best}, or "
+            "--save_best"
         )
     return "\n".join(f"warning: {sentence}" for sentence in sentences)
 
 
-def _short(perplexity: float) -> str:
-    """With two decimals as long as that fits a column."""
-    return f"{perplexity:,.2f}" if perplexity < 1e7 else f"{perplexity:.2e}"
+def _is_worse(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is worse than another, as far as the text can show."""
+    if record["eval_loss"] <= other["eval_loss"] + NOTEWORTHY:
+        return False
+    model, baseline = Score.from_record(record), Score.from_record(other)
+    interval = difference(model, baseline) if model and baseline else None
+    return interval is None or interval.low > 0
