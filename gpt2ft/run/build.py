@@ -44,8 +44,8 @@ class Run:
     max_steps: int
     digests: tuple[str, str]
     """Of the training tokens and how many samples they make; of those held out."""
-    keep_apart: bool
-    """Whether in packed blocks no document is context for another."""
+    cut: Cutter
+    """How its texts are cut, and whether in packed blocks no document is context for another."""
     saved_step: int = -1
     """Step of the newest checkpoint this process saved or loaded."""
 
@@ -55,7 +55,7 @@ class Run:
             "config": settings_of(self.config),
             "data": self.digests[0],
             "steps": self.max_steps,
-            "keep_apart": self.keep_apart,
+            "keep_apart": self.cut.keep_apart,
             "order": self.data.order,
         }
 
@@ -116,7 +116,10 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     cut = Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
     with processes.first_on_its_machine():
         samples, digest = texts.samples(cut)
-        held_out_samples, held_out_digest = texts.held_out(cut)
+        documents, limit = texts.held_out_documents(), config.max_eval_samples
+        held_out_samples, held_out_digest = (
+            cut.samples(documents, limit=limit) if documents else (None, "none")
+        )
     collate = CausalLMCollator(pad_token_id=tokenizer.pad_token_id)
     batch_size = config.per_device_train_batch_size
     # A version whose checkpoints do not name the order had the first one.
@@ -136,7 +139,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
     max_steps = _max_steps(config, len(data))
     digests = (digest, held_out_digest)
-    return Run(config, state, tokenizer, data, held_out, max_steps, digests, keep_apart)
+    return Run(config, state, tokenizer, data, held_out, max_steps, digests, cut)
 
 
 def _recommended_rate(model: Any) -> float:

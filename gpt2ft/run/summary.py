@@ -35,7 +35,7 @@ def description(run: Run) -> str:
     pad = f"pad token {pad_token!r}" if pad_token else "no pad token, id 0 pads"
     source = config.dataset_name or ", ".join(config.train_file)
     evaluated = f" and {len(run.held_out.samples):,} held out" if run.held_out else ""
-    together = config.packing and config.row_separator == "eos" and not run.keep_apart
+    together = config.packing and config.row_separator == "eos" and not run.cut.keep_apart
     note = (
         "; with this model the documents in a block are context for each other" if together else ""
     )
@@ -85,18 +85,11 @@ def sample_line(record: Mapping[str, Any]) -> str:
     return f"step {record['step']:>6}  {prompt[-PROMPT_WIDTH:]} | {shown}"
 
 
-def protocol(run: Run) -> str:
-    """How the held-out text was cut, in words."""
-    config = run.config
-    if not config.packing:
-        return f"rows cut to {config.block_size} tokens"
-    apart = ", documents apart" if run.keep_apart and config.row_separator == "eos" else ""
-    return f"blocked, {config.block_size} tokens{apart}"
-
-
 def run_card(run: Run, before: Score | None, after: Score) -> Card:
     """The card that closes a run: the model before training, and the one that it leaves."""
-    return Card(after, before, protocol=protocol(run), model_name="after", baseline_name="before")
+    return Card(
+        after, before, protocol=run.cut.protocol(), model_name="after", baseline_name="before"
+    )
 
 
 def samples_text(before: Records, after: Records) -> str:

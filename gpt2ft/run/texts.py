@@ -52,6 +52,14 @@ class Cutter:
             samples = Rows(store, config.block_size, limit=limit)
         return samples, f"{store.digest()} {len(samples)}"
 
+    def protocol(self) -> str:
+        """How texts are cut, in words."""
+        config = self.config
+        if not config.packing:
+            return f"rows cut to {config.block_size} tokens"
+        apart = ", documents apart" if self.keep_apart and config.row_separator == "eos" else ""
+        return f"blocked, {config.block_size} tokens{apart}"
+
 
 class Whole:
     """A corpus that lies on this machine."""
@@ -76,10 +84,9 @@ class Whole:
         """Samples to train on, and a digest of them."""
         return cut.samples(self._corpus.train, limit=self._config.max_train_samples)
 
-    def held_out(self, cut: Cutter) -> tuple[Blocks | Rows | None, str]:
-        """Samples to evaluate on, None if there are none, and a digest of them."""
-        documents, limit = self._corpus.validation, self._config.max_eval_samples
-        return cut.samples(documents, limit=limit) if documents else (None, "none")
+    def held_out_documents(self) -> Dataset | None:
+        """Those to evaluate on, None if there are none."""
+        return self._corpus.validation
 
 
 class Streamed:
@@ -120,11 +127,9 @@ class Streamed:
         listed = [_stamp(shard.name) for shard in self._shards]
         return stream, hashlib.sha256(repr(listed).encode()).hexdigest()
 
-    def held_out(self, cut: Cutter) -> tuple[Blocks | Rows | None, str]:
-        """Samples to evaluate on, None if there are none, and a digest of them."""
-        documents = all_documents(self._held_out, self._folder / "held-out")
-        limit = self._config.max_eval_samples
-        return cut.samples(documents, limit=limit) if documents else (None, "none")
+    def held_out_documents(self) -> Dataset | None:
+        """Those to evaluate on, None if there are none."""
+        return all_documents(self._held_out, self._folder / "held-out")
 
 
 def open_texts(config: TrainConfig, checkpoint: Path | None) -> Whole | Streamed:
