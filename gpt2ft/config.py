@@ -90,6 +90,11 @@ class TrainConfig:
     """Go on from the newest valid checkpoint in output_dir, or from the one named. `--resume auto`
     starts the run if there is none yet: for a command that is repeated until the run is done."""
 
+    fork: str | None = setting(None, of_command=True, rules_out_fallback=True)
+    """Begin as the run in this folder was after --step, with its settings and those given."""
+    step: int | None = setting(None, of_command=True)
+    """The step to fork at."""
+
     per_device_train_batch_size: int = 8
     """Samples per micro-batch."""
     per_device_eval_batch_size: int = setting(8, may_change=True)
@@ -196,6 +201,10 @@ class TrainConfig:
                 "--streaming needs --max_steps and excludes --max_train_samples, as the number of "
                 "samples is not known"
             )
+        if (self.fork is None) != (self.step is None):
+            raise ValueError("--fork RUN and --step N go together, give both")
+        if self.fork and (self.resume or self.overwrite_output_dir):
+            raise ValueError("--fork begins a new run, leave out --resume, --overwrite_output_dir")
         for name in ("save_best", "early_stopping_patience"):
             if getattr(self, name) and self.eval_steps is None:
                 raise ValueError(f"--{name} goes by the held-out loss on the way, add --eval_steps")
@@ -205,7 +214,8 @@ class TrainConfig:
         check_bounds(self, "gradient_accumulation_steps", "micro_batches_per_step", at_least=1)
         check_bounds(self, "max_steps", "logging_steps", "save_steps", "eval_steps", at_least=1)
         check_bounds(self, "max_train_samples", "max_eval_samples", "files_at_once", at_least=1)
-        check_bounds(self, "keep_every", "early_stopping_patience", "sample_steps", at_least=1)
+        check_bounds(self, "keep_every", "early_stopping_patience", at_least=1)
+        check_bounds(self, "sample_steps", "step", at_least=1)
         check_bounds(self, "preprocessing_num_workers", "threads", at_least=1, at_most=1024)
         check_bounds(self, "block_size", "save_total_limit", at_least=2)
         check_bounds(self, "num_train_epochs", above=0, at_most=10**6)

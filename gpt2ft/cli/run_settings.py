@@ -22,6 +22,8 @@ def train_config(given: dict[str, Any]) -> TrainConfig:
     try:
         if recipe is None and given.get("resume") == "auto":
             base = _first_or_resumed(given)
+        elif given.get("fork"):
+            base = _forked_config(given)
         elif recipe is None and "resume" in given:
             base = _resumed_config(given)
         elif recipe is None and ("train_file" in given or "dataset_name" in given):
@@ -71,6 +73,22 @@ def _resumed_config(given: dict[str, Any]) -> dict[str, Any]:
     newest = max(found, key=lambda folder: (Path(folder) / recipes.SETTINGS_FILE).stat().st_mtime)
     saved = recipes.load_recipe(str(Path(newest) / recipes.SETTINGS_FILE))
     return {**saved, "output_dir": newest}
+
+
+def _forked_config(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the run to be forked."""
+    if "output_dir" not in given or Path(given["output_dir"]) == Path(given["fork"]):
+        raise ValueError("--fork needs a folder of its own, name --output_dir")
+    return settings_of_run(given["fork"])
+
+
+def settings_of_run(folder: str) -> dict[str, Any]:
+    """What the run in a folder was configured with. Raises `ValueError` if there is none."""
+    file = Path(folder) / recipes.SETTINGS_FILE
+    settings = recipes.load_recipe(str(file)) if file.is_file() else _settings_in_checkpoint(folder)
+    if not settings:
+        raise ValueError(f"{folder} holds no run, name the output folder of one")
+    return settings
 
 
 def _settings_in_checkpoint(folder: str) -> dict[str, Any]:

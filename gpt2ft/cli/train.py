@@ -55,8 +55,9 @@ def add_run_flags(parser: argparse.ArgumentParser, without_help: Collection[str]
 def command(given: dict[str, Any]) -> int:
     def load(stop: Stop) -> Command:
         from ..run.finetune import finetune
+        from ..run.rewind import fork
 
-        return functools.partial(finetune, stop=stop)
+        return functools.partial(fork if given.get("fork") else finetune, stop=stop)
 
     return run(given, load)
 

@@ -44,7 +44,7 @@ def begin_run_file(output_dir: Path, run: Run, *, asked: TrainConfig) -> None:
     """Write down a run that begins at its first step, or goes on; `asked` is what was given."""
     now = made_with(run)
     earlier = read_run_file(output_dir) if run.state.step else {}
-    if earlier:
+    if "started" in earlier:
         then = {name: earlier.get(name) for name in now}
         entry: dict[str, Any] = {"at": _now(), "step": run.state.step}
         entry |= {name: value for name, value in now.items() if then[name] != value}
@@ -56,9 +56,15 @@ def begin_run_file(output_dir: Path, run: Run, *, asked: TrainConfig) -> None:
             **now,
             "data": dict(zip(("train", "held_out"), run.digests, strict=True)),
             "weights": {"before": weights_hash(run)},
+            **earlier,
         }
     facts.pop("finished", None)
     _write(output_dir, facts)
+
+
+def note_fork(output_dir: Path, folder: Path, step: int) -> None:
+    """Write down of a run that is to begin which one it is a fork of."""
+    _write(output_dir, {"fork": {"of": str(folder.resolve()), "step": step}})
 
 
 def end_run_file(output_dir: Path, run: Run, *, step: int) -> None:
