@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,13 @@ class Session:
     stop: Stop
 
 
-def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
+def finetune(
+    config: TrainConfig, *, stop: Stop | None = None, watch: Sequence[progress.Watch] = ()
+) -> int:
     """Carry out a run; returns the exit status: 0, or 128 + signal if it was stopped.
 
     A program that wants signals to be answered gives the `stop` that `signals.listening` makes.
+    Each of `watch` is called with the records of metrics.jsonl as they are made.
     Raises what its parts raise: `ValueError`, `OSError`, `CheckpointError`, `FloatingPointError`;
     and `Stopped` if a signal comes before there is something to save.
     """
@@ -96,6 +99,7 @@ def finetune(config: TrainConfig, *, stop: Stop | None = None) -> int:
             run.state,
             max_steps=run.max_steps,
             logging_steps=config.logging_steps,
+            watch=watch if is_main else (),
         )
         session = Session(run, output_dir, record, Observed(**json.loads(prepared)), log, stop)
         try:

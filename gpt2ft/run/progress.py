@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from ..evaluation.records import append_records
 from ..loop import StepResult, TrainState
 from ..system.terminal import bar, print_line
 
+Watch = Callable[[Sequence[dict[str, Any]]], None]
+"""What is called with records, those of steps or of an evaluation, as they are made."""
+
 SECONDS_BETWEEN_REFRESHES = 0.5
 
 
@@ -23,11 +26,20 @@ class TrainingReport:
     """Progress bar, a line every `logging_steps`, and a record of every step in metrics.jsonl.
 
     Losses stay on the device until a line is due or the bar is refreshed. Without a path nothing is
-    recorded: where several processes train, one does it.
+    recorded: where several processes train, one does it. Each of `watch` gets the records too.
     """
 
-    def __init__(self, path: Path | None, state: TrainState, *, max_steps: int, logging_steps: int):
+    def __init__(
+        self,
+        path: Path | None,
+        state: TrainState,
+        *,
+        max_steps: int,
+        logging_steps: int,
+        watch: Sequence[Watch] = (),
+    ) -> None:
         self._path = path
+        self._watch = watch
         self._max_steps = max_steps
         self._logging_steps = logging_steps
         self._pending: list[StepResult] = []  # not yet read back from the device
@@ -114,6 +126,8 @@ class TrainingReport:
         if self._path is None:
             return
         append_records(self._path, *records)
+        for watch in self._watch:
+            watch(records)
 
     def close(self) -> None:
         """Record what is left, and remove the bar."""

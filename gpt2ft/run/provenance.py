@@ -52,7 +52,7 @@ def begin_run_file(output_dir: Path, run: Run, *, asked: TrainConfig) -> None:
     else:
         facts = {
             "started": _now(),
-            "command": command_of(asked),
+            "command": command_of(asked, earlier.get("fork")),
             **now,
             "data": dict(zip(("train", "held_out"), run.digests, strict=True)),
             "weights": {"before": weights_hash(run)},
@@ -104,9 +104,10 @@ def made_with(run: Run) -> dict[str, Any]:
     }
 
 
-def command_of(config: TrainConfig) -> str:
+def command_of(config: TrainConfig, fork: Mapping[str, Any] | None = None) -> str:
     """The command line of a run: its settings that are not the defaults."""
     words = ["python", "train.py"]
+    words += ["--fork", fork["of"], "--step", str(fork["step"])] if fork else []
     types, defaults = field_types(TrainConfig), TrainConfig()
     hidden = names_where(TrainConfig, "of_command")
     for field in dataclasses.fields(TrainConfig):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..system.signals import Stop
 from ..system.terminal import bar, print_line
 from .build import Run, build
 from .finetune import finetune
+from .progress import Watch
 from .provenance import note_fork
 
 # The position in the data is counted in micro-batches: with others it would be another place.
@@ -42,7 +44,7 @@ def rewind(folder: Path, step: int, target: Path, *, stop: Stop) -> int:
     return 0
 
 
-def fork(config: TrainConfig, *, stop: Stop) -> int:
+def fork(config: TrainConfig, *, stop: Stop, watch: Sequence[Watch] = ()) -> int:
     """Carry out a run that begins as another one was at a step; returns the exit status.
 
     `config.fork` is the folder of that run, `config.step` the step. Raises as `rewind` and
@@ -78,7 +80,8 @@ def fork(config: TrainConfig, *, stop: Stop) -> int:
         note_fork(output_dir, folder, config.step)
         checkpoints.save_checkpoint(output_dir, run.state, tokenizer=tokenizer, run=run.record())
         del run
-    return finetune(dataclasses.replace(config, fork=None, step=None, resume="newest"), stop=stop)
+    config = dataclasses.replace(config, fork=None, step=None, resume="newest")
+    return finetune(config, stop=stop, watch=watch)
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
