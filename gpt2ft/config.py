@@ -177,6 +177,11 @@ class TrainConfig:
     default: the beginning of the held-out text."""
     sample_steps: int | None = setting(None, may_change=True)
     """Optimizer steps between samples; default: they are written at each evaluation."""
+    dry_run: bool = setting(False, of_command=True)
+    """Say what the run would take, time, memory and disk, and show its data; a few steps are
+    measured, nothing is kept."""
+    json: bool = setting(False, of_command=True)
+    """Write what --dry_run finds as JSON."""
     debug: bool = setting(False, of_command=True)
     """Show the traceback of an error."""
 
@@ -201,6 +206,10 @@ class TrainConfig:
                 "--streaming needs --max_steps and excludes --max_train_samples, as the number of "
                 "samples is not known"
             )
+        if self.json and not self.dry_run:
+            raise ValueError("--json is for --dry_run, give both or none")
+        if self.dry_run and self.resume:
+            raise ValueError("--dry_run is for a new run, leave out --resume")
         if (self.fork is None) != (self.step is None):
             raise ValueError("--fork RUN and --step N go together, give both")
         if self.fork and (self.resume or self.overwrite_output_dir):

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from gpt2ft.config import TrainConfig
+from gpt2ft.evaluation.config import EvaluateConfig
 from gpt2ft.generation.config import GenerateConfig
 from gpt2ft.run.recipe import (
     RECIPES,
@@ -222,7 +223,7 @@ def test_where_runs_go_that_were_not_told():
 def test_every_field_has_help():
     from gpt2ft.cli.flags import field_docs
 
-    for kind in (TrainConfig, GenerateConfig):
+    for kind in (TrainConfig, GenerateConfig, EvaluateConfig):
         docs = field_docs(kind)
         assert set(docs) == {field.name for field in dataclasses.fields(kind)}
         assert all(len(doc) > 5 for doc in docs.values())

@@ -201,12 +201,16 @@ def check_space(output_dir: Path, state: TrainState, *, checkpoints: int = 1) ->
         raise OSError(_lacks_space(output_dir, need))
 
 
-def _bytes_needed(state: TrainState) -> int:
-    """About what a checkpoint takes, and a fifth more."""
+def checkpoint_bytes(state: TrainState) -> int:
+    """About what a checkpoint takes: weights, AdamW's moments and `extra`."""
     weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
     moments = sum(p.numel() * 8 for g in state.optimizer.param_groups for p in g["params"])
     extra = sum(t.numel() * t.element_size() for t in state.extra.values())
-    return int(1.2 * (weights + moments + extra))
+    return int(weights + moments + extra)
+
+
+def _bytes_needed(state: TrainState) -> int:
+    return int(1.2 * checkpoint_bytes(state))
 
 
 def _lacks_space(output_dir: Path, need: int) -> str:

@@ -55,9 +55,11 @@ def add_run_flags(parser: argparse.ArgumentParser, without_help: Collection[str]
 def command(given: dict[str, Any]) -> int:
     def load(stop: Stop) -> Command:
         from ..run.finetune import finetune
+        from ..run.forecast import dry_run
         from ..run.rewind import fork
 
-        return functools.partial(fork if given.get("fork") else finetune, stop=stop)
+        carry_out = fork if given.get("fork") else finetune
+        return functools.partial(dry_run if given.get("dry_run") else carry_out, stop=stop)
 
     return run(given, load)
 

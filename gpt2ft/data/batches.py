@@ -58,6 +58,16 @@ class Blocks:
         return self._stop(self._n - 1)
 
     @property
+    def n_tokens_left_out(self) -> int:
+        """Tokens of the text that are in no block, because of `limit`."""
+        return self._store.n_tokens - self.n_tokens
+
+    @property
+    def n_documents(self) -> int:
+        """Documents of the text, 1 where its rows are one text."""
+        return max(1, len(self._store.document_starts))
+
+    @property
     def lengths(self) -> IntArray:
         """Tokens of each block: from the longest to the shortest."""
         lengths = np.full(self._n, self._size, dtype=np.int64)
@@ -116,6 +126,16 @@ class Rows:
         return sum(
             int(np.minimum(offsets[part + 1] - offsets[part], self._size).sum()) for part in parts
         )
+
+    @property
+    def n_tokens_left_out(self) -> int:
+        """Tokens of the text that are cut off, or in rows that are too short or beyond `limit`."""
+        return self._store.n_tokens - self.n_tokens
+
+    @property
+    def n_documents(self) -> int:
+        """Rows of the text, also those that are no sample."""
+        return len(self._store.offsets) - 1
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -35,7 +35,7 @@ class Windows:
         self._starts = np.repeat(begins, n) + number * stride
         self._stops = np.minimum(self._starts + size, np.repeat(stops, n))
         # The first token that no window before had as a target.
-        self._first = np.where(number == 0, self._starts + 1, self._starts - stride + size)
+        self._first = self._starts + np.where(number == 0, 1, max(1, size - stride))
         if not len(self._starts):
             raise ValueError("no document of the text has two tokens, give a longer text")
 

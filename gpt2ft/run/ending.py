@@ -10,12 +10,14 @@ from pathlib import Path
 from ..checkpoint import checkpoints
 from ..checkpoint.manifest import CheckpointError, verify_checkpoint
 from ..evaluation.card import CARD
+from ..evaluation.records import METRICS, read_records
 from ..parallel import processes
 from ..system import durable
 from ..system.terminal import print_line
 from .build import Run
+from .forecast import outcome
 from .observe import Observed
-from .provenance import end_run_file
+from .provenance import add_to_run_file, end_run_file
 from .summary import run_card, samples_text, warning
 
 OF_THE_END = (CARD, "report.html", "copies.json")  # files that tell of a run that is over
@@ -53,12 +55,22 @@ def _problem(checkpoint: Path) -> str:
     return ""
 
 
-def write_down(run: Run, observed: Observed, output_dir: Path) -> None:
-    """Write the card and the facts of the run beside its finished model."""
+def write_down(
+    run: Run, observed: Observed, output_dir: Path, *, last: int, seconds: float
+) -> None:
+    """Write the card and the facts of the run beside its finished model.
+
+    `last` is the last step, `seconds` what this process needed for training and observing.
+    """
     if after := observed.score(run.state.step):
         card = run_card(run, observed.score(0), after).as_json()
         durable.replace(output_dir / CARD, json.dumps(card, indent=1).encode())
-    end_run_file(output_dir, run, step=run.state.step)
+    records = read_records(output_dir / METRICS)
+    facts = end_run_file(output_dir, records, step=run.state.step)
+    if "resumed" not in facts:
+        checkpoint = output_dir / f"checkpoint-{last}"
+        found = outcome(run, facts.get("forecast", {}), checkpoint, seconds)
+        add_to_run_file(output_dir, forecast=found)
 
 
 def conclusion(run: Run, observed: Observed, output_dir: Path, *, last: int) -> str:

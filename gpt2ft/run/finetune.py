@@ -34,9 +34,10 @@ from .agreement import (
 )
 from .build import Run, build
 from .ending import OF_THE_END, conclusion, put_in_place, write_down
+from .forecast import MEASURED_STEPS, early_forecast
 from .observe import Observed, due, observe, recorded
 from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
-from .provenance import begin_run_file
+from .provenance import add_to_run_file, begin_run_file
 from .recipe import SETTINGS_FILE, to_yaml
 from .summary import description, plan
 from .trouble import less_memory, not_finite, on_skipped
@@ -156,7 +157,8 @@ def _carry_out(session: Session) -> int:
     last = run.state.step
     put_in_place(run, observed, output_dir, save=lambda save: _by_writers(run, save))
     if processes.rank() == 0:
-        write_down(run, observed, output_dir)
+        seconds = session.log.seconds + session.log.paused_seconds
+        write_down(run, observed, output_dir, last=last, seconds=seconds)
     print_line(conclusion(run, observed, output_dir, last=last))
     return 0
 
@@ -199,6 +201,8 @@ def _train(session: Session) -> None:
     try:
         for result in train(state, run.data, max_steps=run.max_steps, **run.loop_settings()):
             log.step(result, state)
+            if state.step == 1 + MEASURED_STEPS:
+                _note_forecast(session)
             done = state.step >= run.max_steps
             observes = due(config.eval_steps, state.step) or due(config.sample_steps, state.step)
             saves = due(config.save_steps, state.step) or due(config.keep_every, state.step) or done
@@ -217,6 +221,14 @@ def _train(session: Session) -> None:
     except NonFiniteError as error:
         message = not_finite(run, error.result, ", the tenth in a row")
         raise FloatingPointError(message) from error
+
+
+def _note_forecast(session: Session) -> None:
+    """Write down what the first steps say of the whole run, to be compared with it at its end."""
+    if processes.rank() == 0:
+        log = session.log
+        expected = early_forecast(session.run, log.first_seconds, log.paused_seconds)
+        add_to_run_file(session.output_dir, forecast=expected)
 
 
 def _is_best(session: Session) -> bool:

@@ -94,7 +94,8 @@ def observe(
     evaluates = at_an_end or due(config.eval_steps, step)
     if evaluates and run.held_out and observed.score(step) is None:
         with log.paused():
-            found = _evaluate(run, stop)
+            found = evaluate_once(run, stop)
+        assert found
         print_line(f"step {step:>6}  held-out {evaluation_line(found)}")
         record = {"step": step, **found.as_record()}
         log.record(record)
@@ -102,7 +103,7 @@ def observe(
     samples = at_an_end or due(config.sample_steps or config.eval_steps, step)
     if samples and not observed.written(step):
         with log.paused():
-            written = _sample(run, stop)
+            written = sample_once(run, stop)
         if samples_path:
             append_records(samples_path, *written)
         observed.samples += written
@@ -110,9 +111,10 @@ def observe(
             print_line("\n".join(sample_line(record) for record in written))
 
 
-def _evaluate(run: Run, stop: Stop) -> Score:
-    """The score on the held-out text, with a progress bar."""
-    assert run.held_out
+def evaluate_once(run: Run, stop: Stop) -> Score | None:
+    """The score on the held-out text, if there is one, with a progress bar."""
+    if run.held_out is None:
+        return None
     n_batches = -(-len(run.held_out) // processes.size())  # of this process
     with bar(n_batches, "evaluating") as shown:
 
@@ -129,7 +131,7 @@ def _evaluate(run: Run, stop: Stop) -> Score:
         )
 
 
-def _sample(run: Run, stop: Stop) -> Records:
+def sample_once(run: Run, stop: Stop) -> Records:
     """The prompts, continued by the model."""
     model, autocast = run.state.model, run.state.precision.autocast
     sampling = Sampling(max_new_tokens=SAMPLE_NEW_TOKENS)

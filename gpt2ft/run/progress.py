@@ -48,6 +48,12 @@ class TrainingReport:
         self._refreshed = 0.0
         self._last_step = time.monotonic()
         self._seconds_of: list[float] = []  # of the steps that are pending
+        self.first_seconds: list[float] = []
+        """Seconds of the first steps, at most 4."""
+        self.seconds = 0.0
+        """Of all steps so far."""
+        self.paused_seconds = 0.0
+        """Of all that was not a step: evaluations, samples, saves."""
         self._bar = bar(max_steps, "training", unit="step", initial=state.step)
 
     def step(self, result: StepResult, state: TrainState) -> None:
@@ -55,6 +61,8 @@ class TrainingReport:
         now = time.monotonic()
         self._pending.append(result)
         self._seconds_of.append(now - self._last_step)
+        self.seconds += now - self._last_step
+        self.first_seconds += [now - self._last_step][: 4 - len(self.first_seconds)]
         self._last_step = now
         self._bar.update(state.step - self._bar.n)
         if state.step % self._logging_steps == 0 or state.step >= self._max_steps:
@@ -119,6 +127,7 @@ class TrainingReport:
         paused = time.monotonic() - start
         self._since = (self._since[0] + paused, self._since[1])
         self._last_step += paused
+        self.paused_seconds += paused
         self._bar.unpause()
 
     def record(self, *records: dict[str, Any]) -> None:

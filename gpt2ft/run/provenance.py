@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from .. import __version__
 from ..checkpoint.divided import is_divided
 from ..checkpoint.manifest import MANIFEST, CheckpointError, read_json
 from ..config import TrainConfig
-from ..evaluation.records import METRICS, read_records
 from ..parallel import processes
 from ..settings import field_types, names_where
 from ..system import durable
@@ -67,10 +66,18 @@ def note_fork(output_dir: Path, folder: Path, step: int) -> None:
     _write(output_dir, {"fork": {"of": str(folder.resolve()), "step": step}})
 
 
-def end_run_file(output_dir: Path, run: Run, *, step: int) -> None:
-    """Write down how a run ended: `step` is that of the model in the folder."""
+def add_to_run_file(output_dir: Path, **facts: Any) -> None:
+    """Write down more of a run, what is not empty."""
+    added = {name: value for name, value in facts.items() if value}
+    _write(output_dir, {**read_run_file(output_dir), **added})
+
+
+def end_run_file(
+    output_dir: Path, records: Sequence[Mapping[str, Any]], *, step: int
+) -> dict[str, Any]:
+    """Write down how a run ended, and return it all: `step` is that of the model in the folder."""
     facts = read_run_file(output_dir)
-    records = [r for r in read_records(output_dir / METRICS) if "loss" in r]
+    records = [record for record in records if "loss" in record]
     finished = read_json(output_dir / MANIFEST)["files"].get("model.safetensors", {})
     facts["weights"] = {**facts.get("weights", {}), "after": finished.get("sha256")}
     facts |= {
@@ -81,6 +88,7 @@ def end_run_file(output_dir: Path, run: Run, *, step: int) -> None:
         "seconds": round(sum(record.get("seconds") or 0 for record in records), 1),
     }
     _write(output_dir, facts)
+    return facts
 
 
 def made_with(run: Run) -> dict[str, Any]:

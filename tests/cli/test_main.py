@@ -138,7 +138,9 @@ def test_flags():
 
 def test_every_meaning_of_a_field_has_a_use():
     """Of the lists of names that were written out before, as the fields' metadata give them now."""
-    assert names_where(TrainConfig, "of_command") == {"resume", "overwrite_output_dir", "debug"}
+    assert names_where(TrainConfig, "of_command") == {
+        *("resume", "overwrite_output_dir", "debug", "fork", "step", "dry_run", "json")
+    }
     assert alternatives(TrainConfig) == [
         ("model_name_or_path", "model_type"),
         ("dataset_name", "train_file"),

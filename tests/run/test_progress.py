@@ -3,25 +3,11 @@
 import pytest
 import torch
 
-from gpt2ft import TrainState, build_optimizer
-from gpt2ft.loop import Evaluation, StepResult
+from gpt2ft import TrainState, build_optimizer, loop
+from gpt2ft.loop import StepResult
 from gpt2ft.run import progress as report
 from gpt2ft.run.progress import TrainingReport
-from gpt2ft.run.summary import card, warning
-
-
-def test_the_card():
-    text = card(Evaluation(2.0, 10), Evaluation(1.0, 10), samples=("was", "is"))
-    assert "2.0000      1.0000" in text
-    assert "7.39        2.72" in text
-    assert "--- it wrote after ---\nis" in text
-    assert card(None, None, samples=("", "")) == ""
-
-
-def test_large_numbers_stay_apart_in_the_card():
-    text = card(Evaluation(13.5578, 10), Evaluation(600.0, 10), samples=("", ""))
-    assert all(len(line.split()) >= 3 for line in text.splitlines())
-    assert "3.77e+260" in text.split()
+from gpt2ft.run.summary import warning
 
 
 def losses(*pairs):
@@ -48,7 +34,7 @@ def test_what_the_held_out_losses_warn_of(records, words):
 
 
 def test_a_loss_beyond_all_bounds_has_a_perplexity():
-    assert Evaluation(1000.0, 1).perplexity == float("inf")
+    assert loop.Evaluation(1000.0, 1).perplexity == float("inf")
 
 
 def test_the_rate_leaves_out_what_is_no_step(tmp_path, make_model, monkeypatch, capsys):

@@ -1,0 +1,239 @@
+"""What a run will take, from a few measured steps: time, memory, disk; and a look at its data."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..checkpoint import checkpoints
+from ..config import TrainConfig
+from ..data.batches import Blocks, Rows
+from ..data.collate import IGNORED
+from ..loop import train
+from ..parallel import processes
+from ..precision import Readback
+from ..system import durable
+from ..system.signals import Stop
+from ..system.terminal import bar, print_line
+from .build import Run, build
+from .observe import due, evaluate_once, sample_once
+from .summary import description, plan
+
+MEASURED_STEPS = 3  # after one that warms up
+CURVE = " ▁▂▃▄▅▆▇█"
+CURVE_WIDTH = 60
+BATCHES_LOOKED_AT = 50
+ROWS_SHOWN, TOKENS_SHOWN = 2, 96
+
+
+def dry_run(config: TrainConfig, *, stop: Stop) -> int:
+    """Say what the run would take, and show its data; it trains a few steps, and keeps nothing."""
+    config.validate()
+    if processes.size() > 1:
+        raise ValueError("--dry_run is for one process, start it without torchrun")
+    run = build(config)
+    facts = {"data": about_data(run), "steps": run.max_steps, "batch": first_batch(run)}
+    facts["learning_rate"] = _curve(run)
+    if not config.json:
+        print_line(description(run))
+        print_line(plan(run))
+    before = peak_memory(run)
+    seconds = _measured(run, stop)
+    facts["seconds"] = _seconds(run, seconds)
+    facts["disk"] = about_disk(run)
+    facts["peak_memory_bytes"] = max(before, peak_memory(run))
+    if config.json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        print_line(_text(facts))
+    return 0
+
+
+def about_data(run: Run) -> dict[str, Any]:
+    """How much text there is, what of it is not trained on, and how full batches are."""
+    samples: Any = run.data.samples
+    facts: dict[str, Any] = {"samples": "a stream"}
+    if isinstance(samples, (Blocks, Rows)):
+        facts = {
+            "documents": samples.n_documents,
+            "samples": len(samples),
+            "tokens": samples.n_tokens,
+            "tokens_left_out": samples.n_tokens_left_out,
+        }
+        facts["held_out_samples"] = len(run.held_out.samples) if run.held_out else 0
+    batches = [run.data[0, i]["labels"] for i in range(min(len(run.data), BATCHES_LOOKED_AT))]
+    filled = sum(int((labels != IGNORED).sum()) for labels in batches)
+    return {**facts, "fill": filled / sum(labels.numel() for labels in batches)}
+
+
+def first_batch(run: Run) -> list[list[dict[str, Any]]]:
+    """The first rows of the first batch, as text: pieces that are learned or masked in turn."""
+    batch = run.data[0, 0]
+    rows = []
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        learned = labels != IGNORED
+        learned[0] = False  # there is nothing before it to predict it from
+        pieces: list[dict[str, Any]] = []
+        for token, is_learned in zip(ids[:TOKENS_SHOWN].tolist(), learned.tolist(), strict=False):
+            if not pieces or pieces[-1]["learned"] != is_learned:
+                pieces.append({"learned": is_learned, "ids": []})
+            pieces[-1]["ids"].append(token)
+        rows.append(
+            [
+                {"learned": piece["learned"], "text": run.tokenizer.decode(piece["ids"])}
+                for piece in pieces
+            ]
+        )
+    return rows[:ROWS_SHOWN]
+
+
+def _curve(run: Run) -> list[float]:
+    """The learning rate at points spread over the run."""
+    rate = run.loop_settings()["learning_rate"]
+    n = min(CURVE_WIDTH, run.max_steps)
+    return [rate(round(i * (run.max_steps - 1) / max(1, n - 1))) for i in range(n)]
+
+
+def _measured(run: Run, stop: Stop) -> dict[str, float]:
+    """Seconds of a step, an evaluation and the samples of one time."""
+    times = [time.monotonic()]
+    steps = min(run.max_steps, 1 + MEASURED_STEPS)
+    settings = run.loop_settings()
+    skips: Readback[int] = Readback()
+    with bar(steps, "measuring", unit="step") as shown:
+        for result in train(run.state, run.data, max_steps=steps, **settings):
+            skips.put(result.skipped, result.step)
+            list(skips.arrived(wait=True))  # the time of a step is over when the device is done
+            times.append(time.monotonic())
+            shown.update()
+            stop.check()
+    each = [b - a for a, b in itertools.pairwise(times)]
+    found = {"step": statistics.median(each[1:] or each)}
+    for name, work in (("evaluation", evaluate_once), ("samples", sample_once)):
+        start = time.monotonic()
+        work(run, stop)
+        found[name] = time.monotonic() - start
+    return found
+
+
+def _seconds(run: Run, each: dict[str, float]) -> dict[str, float]:
+    """Seconds of the whole run, without loading and saving."""
+    return {**each, **forecast(run, each["step"], each["evaluation"], each["samples"])}
+
+
+def forecast(run: Run, step: float, evaluation: float, samples: float) -> dict[str, float]:
+    """Seconds of all steps and of all observations, given those of one."""
+    config, n = run.config, run.max_steps
+    at_ends = 2
+    evaluations = at_ends + ((n - 1) // config.eval_steps if config.eval_steps else 0)
+    every = config.sample_steps or config.eval_steps
+    sampled = at_ends + ((n - 1) // every if every else 0)
+    observing = evaluation * evaluations + samples * sampled
+    return {"steps": step * n, "observing": observing, "all": step * n + observing}
+
+
+def about_disk(run: Run) -> dict[str, int]:
+    """Bytes of a checkpoint, of all that the run will hold at once, and what is free."""
+    config = run.config
+    one = checkpoints.checkpoint_bytes(run.state)
+    saves = {s for s in range(1, run.max_steps + 1) if due(config.save_steps, s)} | {run.max_steps}
+    kept = {s for s in range(1, run.max_steps + 1) if due(config.keep_every, s)}
+    newest = min(len(saves | kept), config.save_total_limit + 1)
+    n = newest + config.save_best + max(0, len(kept) - config.save_total_limit)
+    place = Path(config.output_dir).absolute()
+    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    model = sum(p.numel() * p.element_size() for p in run.state.model.parameters())
+    free = durable.free_bytes(there)
+    return {"checkpoint": one, "checkpoints_at_once": n, "all": n * one + model, "free": free}
+
+
+def early_forecast(run: Run, step_seconds: Sequence[float], observing: float) -> dict[str, Any]:
+    """What the first steps of a run say of the whole: `{"seconds": {"expected": ...}, ...}`.
+
+    `step_seconds` are those of its first steps, `observing` what its first observation took.
+    """
+    each = statistics.median(step_seconds[1:] or step_seconds)
+    expected = {
+        "seconds": forecast(run, each, observing, 0.0)["all"],
+        "peak_memory_bytes": peak_memory(run),
+        "checkpoint_bytes": checkpoints.checkpoint_bytes(run.state),
+    }
+    return {name: {"expected": value} for name, value in expected.items()}
+
+
+def outcome(
+    run: Run, expected: Mapping[str, Mapping[str, Any]], checkpoint: Path, seconds: float
+) -> dict[str, Any]:
+    """An early forecast with what came of it: `{"seconds": {"expected": ..., "actual": ...}}`.
+
+    `seconds` is what the steps, evaluations, samples and saves took.
+    """
+    files = checkpoint.iterdir() if checkpoint.is_dir() else ()
+    actual = {
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory(run),
+        "checkpoint_bytes": sum(path.stat().st_size for path in files),
+    }
+    return {name: {**value, "actual": actual[name]} for name, value in expected.items()}
+
+
+def peak_memory(run: Run) -> int:
+    """Most bytes in use by this process so far; on CUDA, of the device's memory."""
+    device = run.state.precision.device
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _text(facts: dict[str, Any]) -> str:
+    """For a terminal."""
+    data, seconds, disk = facts["data"], facts["seconds"], facts["disk"]
+    lines = []
+    if "tokens" in data:
+        left_out = data["tokens_left_out"]
+        lines.append(
+            f"text   {data['documents']:,} documents, {data['tokens']:,} tokens in "
+            f"{data['samples']:,} samples, {left_out:,} tokens left out"
+            + (" (cut off, or beyond --max_train_samples)" if left_out else "")
+        )
+    rates = facts["learning_rate"]
+    top = max(rates) or 1.0
+    drawn = "".join(CURVE[math.ceil(rate / top * (len(CURVE) - 1))] for rate in rates)
+    interval = tqdm.format_interval
+    free = f"{_size(disk['free'])} free"
+    lines += [
+        f"batch  {data['fill']:.1%} of its places are text, the others are padding",
+        f"rate   {drawn} at most {top:.2e}",
+        f"time   {interval(seconds['all'])}: {seconds['step']:.3f} s a step, "
+        f"{interval(seconds['steps'])}; {interval(seconds['observing'])} for evaluations and "
+        "samples; without loading and saving",
+        f"memory {_size(facts['peak_memory_bytes'])} at most so far",
+        f"disk   {_size(disk['all'])}: {disk['checkpoints_at_once']} checkpoints of "
+        f"{_size(disk['checkpoint'])} at once, and the model; {free}"
+        + ("" if disk["all"] <= disk["free"] else ": NOT ENOUGH"),
+        "",
+        "the first samples; what stands in ⟦brackets⟧ is context or padding, and is not learned:",
+    ]
+    for row in facts["batch"]:
+        shown = "".join(p["text"] if p["learned"] else f"⟦{p['text']}⟧" for p in row)
+        lines.append(f"| {shown}".replace("\n", "\n| "))
+    lines += ["", "nothing was kept; leave out --dry_run to start the run"]
+    return "\n".join(lines)
+
+
+def _size(n: float) -> str:
+    """Bytes in words."""
+    return f"{n / 2**30:,.2f} GiB" if n >= 2**30 else f"{n / 2**20:,.0f} MiB"
