@@ -49,6 +49,10 @@ def attention(
             module, query, key, value, attention_mask, **options
         )
         return result
+    if query.dtype != value.dtype and torch.is_autocast_enabled("cpu"):
+        # Rotary positions make fp32 of queries and keys; torch's own attention casts them, too.
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = (x.to(dtype) for x in (query, key, value))
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))

@@ -75,6 +75,22 @@ def test_any_family_learns_the_same(family, packed, make_model, make_llama):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, of what it traces
+def test_rotary_positions_learn_under_autocast(make_llama):
+    """They make fp32 of queries and keys, while values are bf16."""
+    ids = torch.arange(48).view(2, 24) % 200
+    gradients = []
+    for faster in (False, True):
+        model = make_llama()
+        if faster:
+            accelerate(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = causal_lm_loss(model, {"input_ids": ids, "labels": ids})
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch_s, ours = gradients
+    assert (ours - torch_s).norm() < 0.02 * torch_s.norm()
+
+
 def test_compiled_blocks_learn_the_same(make_model, monkeypatch):
     """And what is evaluated or written in between is not compiled."""
     from torch._dynamo.testing import CompileCounter
