@@ -11,6 +11,7 @@ from ..checkpoint import checkpoints
 from ..checkpoint.manifest import CheckpointError, verify_checkpoint
 from ..evaluation.card import CARD
 from ..evaluation.records import METRICS, read_records
+from ..evaluation.run_folder import COPIES, REPORT
 from ..parallel import processes
 from ..system import durable
 from ..system.terminal import print_line
@@ -18,9 +19,10 @@ from .build import Run
 from .forecast import outcome
 from .observe import Observed
 from .provenance import add_to_run_file, end_run_file
+from .reporting import write_report
 from .summary import run_card, samples_text, warning
 
-OF_THE_END = (CARD, "report.html", "copies.json")  # files that tell of a run that is over
+OF_THE_END = (CARD, REPORT, COPIES)  # files that tell of a run that is over
 
 
 def put_in_place(
@@ -71,6 +73,10 @@ def write_down(
         checkpoint = output_dir / f"checkpoint-{last}"
         found = outcome(run, facts.get("forecast", {}), checkpoint, seconds)
         add_to_run_file(output_dir, forecast=found)
+    try:
+        write_report(output_dir)
+    except (OSError, ValueError) as error:  # the model is there, that is what counts
+        print_line(f"note: no report, {error}")
 
 
 def conclusion(run: Run, observed: Observed, output_dir: Path, *, last: int) -> str:
@@ -93,7 +99,7 @@ def conclusion(run: Run, observed: Observed, output_dir: Path, *, last: int) -> 
         )
     folder = shlex.quote(str(output_dir))
     lines += [
-        f"saved to {output_dir}",
+        f"saved to {output_dir}, with a report: {REPORT}",
         f"generate: python generate.py -i --model_name_or_path {folder}",
     ]
     parts.append("\n".join(filter(None, lines)))

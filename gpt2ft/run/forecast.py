@@ -166,7 +166,7 @@ def early_forecast(run: Run, step_seconds: Sequence[float], observing: float) ->
     """
     each = statistics.median(step_seconds[1:] or step_seconds)
     expected = {
-        "seconds": forecast(run, each, observing, 0.0)["all"],
+        "seconds": round(forecast(run, each, observing, 0.0)["all"], 1),
         "peak_memory_bytes": peak_memory(run),
         "checkpoint_bytes": checkpoints.checkpoint_bytes(run.state),
     }
@@ -182,7 +182,7 @@ def outcome(
     """
     files = checkpoint.iterdir() if checkpoint.is_dir() else ()
     actual = {
-        "seconds": seconds,
+        "seconds": round(seconds, 1),
         "peak_memory_bytes": peak_memory(run),
         "checkpoint_bytes": sum(path.stat().st_size for path in files),
     }

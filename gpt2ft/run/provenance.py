@@ -20,12 +20,12 @@ from .. import __version__
 from ..checkpoint.divided import is_divided
 from ..checkpoint.manifest import MANIFEST, CheckpointError, read_json
 from ..config import TrainConfig
+from ..evaluation.run_folder import RUN_FILE
 from ..parallel import processes
 from ..settings import field_types, names_where
 from ..system import durable
 from .build import Run
 
-RUN_FILE = "run.json"
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
 DECIDED = ("learning_rate", "block_size", "precision", "threads", "micro_batches_per_step")
 """Settings that a run decides if they are not given: written out, but no choice of the user."""
