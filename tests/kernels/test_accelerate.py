@@ -73,8 +73,6 @@ def test_any_family_learns_the_same(family, packed, make_model, make_llama):
     assert texts[0] == texts[1]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, of what it traces
 def test_rotary_positions_learn_under_autocast(make_llama):
     """They make fp32 of queries and keys, while values are bf16."""
     ids = torch.arange(48).view(2, 24) % 200
@@ -91,6 +89,8 @@ def test_rotary_positions_learn_under_autocast(make_llama):
     assert (ours - torch_s).norm() < 0.02 * torch_s.norm()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, of what it traces
 def test_compiled_blocks_learn_the_same(make_model, monkeypatch):
     """And what is evaluated or written in between is not compiled."""
     from torch._dynamo.testing import CompileCounter
