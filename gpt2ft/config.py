@@ -11,6 +11,8 @@ from typing import Literal
 
 from .settings import check_bounds, setting
 
+TRACKERS = ("tensorboard", "wandb", "trackio", "none")
+
 
 @dataclass
 class TrainConfig:
@@ -182,6 +184,9 @@ class TrainConfig:
     measured, nothing is kept."""
     json: bool = setting(False, of_command=True)
     """Write what --dry_run finds as JSON."""
+    report_to: list[str] = setting(list, may_change=True)
+    """Trackers that get the records of steps and evaluations too: tensorboard, wandb, trackio; each
+    needs the extra of its name."""
     debug: bool = setting(False, of_command=True)
     """Show the traceback of an error."""
 
@@ -206,6 +211,9 @@ class TrainConfig:
                 "--streaming needs --max_steps and excludes --max_train_samples, as the number of "
                 "samples is not known"
             )
+        for name in self.report_to:
+            if name not in TRACKERS:
+                raise ValueError(f"--report_to {name} is none of {', '.join(TRACKERS)}")
         if self.json and not self.dry_run:
             raise ValueError("--json is for --dry_run, give both or none")
         if self.dry_run and self.resume:

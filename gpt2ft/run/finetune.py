@@ -14,7 +14,7 @@ import torch
 
 from ..checkpoint import checkpoints
 from ..checkpoint.divided import is_divided
-from ..checkpoint.folders import checkpoint_folders, checkpoint_paths, recorded_run
+from ..checkpoint.folders import checkpoint_paths, recorded_run
 from ..config import TrainConfig
 from ..evaluation.records import METRICS, SAMPLES
 from ..loop import NonFiniteError, StepResult, train
@@ -36,10 +36,11 @@ from .build import Run, build
 from .ending import OF_THE_END, conclusion, put_in_place, write_down
 from .forecast import MEASURED_STEPS, early_forecast
 from .observe import Observed, due, observe, recorded
-from .output_folder import locked, refuse_changes, refuse_to_overwrite, starting_point
+from .output_folder import check_space, locked, refuse_changes, refuse_to_overwrite, starting_point
 from .provenance import add_to_run_file, begin_run_file
 from .recipe import SETTINGS_FILE, to_yaml
 from .summary import description, plan
+from .trackers import tracked
 from .trouble import less_memory, not_finite, on_skipped
 
 
@@ -95,22 +96,29 @@ def finetune(
             lambda: json.dumps(vars(_prepare(config, run, checkpoint, output_dir)))
         )
         note_unshared(run, output_dir)
-        log = progress.TrainingReport(
-            output_dir / METRICS if is_main else None,
-            run.state,
-            max_steps=run.max_steps,
-            logging_steps=config.logging_steps,
-            watch=watch if is_main else (),
-        )
-        session = Session(run, output_dir, record, Observed(**json.loads(prepared)), log, stop)
-        try:
-            return _carry_out(session)
-        except Stopped as stopped:
-            return _stopped(session, stopped)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(less_memory(run)) from error
-        finally:
-            log.close()
+        observed = Observed(**json.loads(prepared))
+        names = config.report_to if is_main else ()
+        with tracked(names, output_dir, record["config"], first_step=run.state.step) as trackers:
+            log = progress.TrainingReport(
+                output_dir / METRICS if is_main else None,
+                run.state,
+                max_steps=run.max_steps,
+                logging_steps=config.logging_steps,
+                watch=[*watch, *trackers] if is_main else (),
+            )
+            return _to_an_end(Session(run, output_dir, record, observed, log, stop))
+
+
+def _to_an_end(session: Session) -> int:
+    """Carry out the run; what stops it is answered."""
+    try:
+        return _carry_out(session)
+    except Stopped as stopped:
+        return _stopped(session, stopped)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(less_memory(session.run)) from error
+    finally:
+        session.log.close()
 
 
 def _prepare(config: TrainConfig, run: Run, checkpoint: Path | None, output_dir: Path) -> Observed:
@@ -125,7 +133,7 @@ def _prepare(config: TrainConfig, run: Run, checkpoint: Path | None, output_dir:
         for name in OF_THE_END:
             durable.delete(output_dir / name)
     checkpoints.clear_leftovers(output_dir)  # before free space is measured
-    _check_space(run, output_dir)
+    check_space(run, output_dir)
     durable.replace(output_dir / SETTINGS_FILE, to_yaml(run.config).encode())
     begin_run_file(output_dir, run, asked=config)
     return recorded(
@@ -133,15 +141,6 @@ def _prepare(config: TrainConfig, run: Run, checkpoint: Path | None, output_dir:
         run.state.step if checkpoint else -1,
         copied_from=checkpoint.parent if checkpoint else None,
     )
-
-
-def _check_space(run: Run, output_dir: Path) -> None:
-    """Raise `OSError` unless there is room for all checkpoints that the run will hold at once."""
-    config, left = run.config, run.max_steps - run.state.step
-    there = len(checkpoint_folders(output_dir))
-    more = min(-(-left // config.save_steps), config.save_total_limit + 1 - there)
-    more = max(1, more) + config.save_best + (left // config.keep_every if config.keep_every else 0)
-    checkpoints.check_space(output_dir, run.state, checkpoints=more)
 
 
 def _carry_out(session: Session) -> int:

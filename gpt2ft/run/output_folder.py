@@ -11,6 +11,7 @@ from typing import Any
 
 import filelock
 
+from ..checkpoint import checkpoints
 from ..checkpoint.folders import (
     checkpoint_folders,
     checkpoint_paths,
@@ -21,6 +22,7 @@ from ..checkpoint.folders import (
 from ..checkpoint.manifest import MODEL_FILES, verify_checkpoint
 from ..config import TrainConfig
 from ..system.terminal import print_line
+from .build import Run
 from .recipe import HEADER, SETTINGS_FILE, changed_settings
 
 
@@ -111,6 +113,15 @@ def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
             f"--resume with another configuration, {'; '.join(changes)}, undo that or start anew "
             "in another --output_dir"
         )
+
+
+def check_space(run: Run, output_dir: Path) -> None:
+    """Raise `OSError` unless there is room for all checkpoints that the run will hold at once."""
+    config, left = run.config, run.max_steps - run.state.step
+    there = len(checkpoint_folders(output_dir))
+    more = min(-(-left // config.save_steps), config.save_total_limit + 1 - there)
+    more = max(1, more) + config.save_best + (left // config.keep_every if config.keep_every else 0)
+    checkpoints.check_space(output_dir, run.state, checkpoints=more)
 
 
 @contextlib.contextmanager
