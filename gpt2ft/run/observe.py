@@ -22,7 +22,7 @@ from .build import Run
 from .summary import evaluation_line, sample_line
 
 SAMPLE_PROMPT_TOKENS = 24
-SAMPLE_NEW_TOKENS = 100
+SAMPLE_NEW_TOKENS = 60
 SAMPLES_AT_ONCE = 8
 
 Records = list[dict[str, Any]]

@@ -17,7 +17,8 @@ from .build import Run
 
 NOTEWORTHY = 0.01  # nats; evaluations between which nothing happened may differ by less
 PROMPT_WIDTH = 40  # characters of a prompt in a line
-LINE_WIDTH = 100  # of what the model wrote
+LINE_WIDTH = 80  # of what the model wrote
+PARAGRAPH_WIDTH = 90
 
 Records = Iterable[Mapping[str, Any]]
 
@@ -93,15 +94,17 @@ def run_card(run: Run, before: Score | None, after: Score) -> Card:
 
 
 def samples_text(before: Records, after: Records) -> str:
-    """What the model wrote before training and what it writes after it, for each prompt."""
-    was = {record["prompt"]: record["text"] for record in before}
+    """What the model wrote before training and what it writes after it.
+
+    Of several prompts each text is a paragraph; one alone stands as it was written.
+    """
     lines: list[str] = []
-    for record in after:
-        prompt = record["prompt"]
-        texts = {"before": was.get(prompt), "after": record["text"]}
-        for name, text in texts.items():
-            if text is not None:
-                lines += ["", f"--- it wrote {name} ---", (prompt + text).strip()]
+    for name, records in (("before", before), ("after", after)):
+        texts = [(record["prompt"] + record["text"]).strip() for record in records]
+        if len(texts) > 1:
+            texts = [f"{textwrap.fill(' '.join(t.split()), PARAGRAPH_WIDTH)}\n" for t in texts]
+        if texts:
+            lines += ["", f"--- it wrote {name} ---", "\n".join(texts).rstrip()]
     return "\n".join(lines[1:])
 
 

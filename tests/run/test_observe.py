@@ -73,7 +73,7 @@ def test_samples_of_ones_own_prompts_on_the_way(settings, tmp_path, capsys):
         *(("line 1:", 7), ("the ", 42), ("quick", 42)),
     ]
     shown = capsys.readouterr().out
-    assert "step      5  line 1: | " in shown and shown.count("--- it wrote after ---") == 3
+    assert "step      5  line 1: | " in shown and shown.count("--- it wrote after ---") == 1
     again = {**settings, **flags, "resume": str(tmp_path / "out" / "checkpoint-8")}
     assert finetune(TrainConfig(**again)) == 0
     assert read_records(tmp_path / "out" / "samples.jsonl") == records
