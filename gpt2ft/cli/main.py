@@ -18,12 +18,12 @@ from typing import Any
 from .. import __version__
 from ..system.signals import Stopped
 from ..system.terminal import discard_output, error_line, print_line, printable
-from . import generate, train, verify_resume
+from . import copies, generate, train, verify_resume
 from .flags import USAGE_ERROR, Parser, as_switches
 from .process import whose_error
 from .run_settings import UsageError
 
-COMMANDS = (train, generate, verify_resume)
+COMMANDS = (train, generate, copies, verify_resume)
 FAILED = 1
 
 

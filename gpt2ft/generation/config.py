@@ -59,6 +59,12 @@ class Sampling:
         check_bounds(self, "repetition_penalty", at_least=0.001, at_most=1000)
         check_utf8(self, "bad_words", "stop_strings")
 
+    @property
+    def sampling(self) -> Sampling:
+        """Of a configuration that has more settings, these alone."""
+        fields = dataclasses.fields(Sampling)
+        return Sampling(**{field.name: getattr(self, field.name) for field in fields})
+
 
 @dataclass(frozen=True)
 class GenerateConfig(Sampling):
@@ -99,12 +105,6 @@ class GenerateConfig(Sampling):
     """Write control characters to a terminal as they are."""
     debug: bool = False
     """Show the traceback of an error."""
-
-    @property
-    def sampling(self) -> Sampling:
-        """The part of it that says how to choose tokens."""
-        fields = dataclasses.fields(Sampling)
-        return Sampling(**{field.name: getattr(self, field.name) for field in fields})
 
     def __post_init__(self) -> None:
         """Raise `ValueError` with what is wrong, the value and what to do."""

@@ -141,7 +141,8 @@ def corpus_of_run(folder: Path) -> tuple[TrainConfig, Corpus]:
     config = TrainConfig(**load_recipe(str(folder / SETTINGS_FILE)))
     if config.streaming:
         raise ValueError(
-            f"the run in {folder} streamed its training text, which is not kept: name files"
+            f"the run in {folder} streamed its training text, which is not kept: name it with "
+            "--train_file (or --corpus, to generate)"
         )
     return config, Whole(config).corpus
 
