@@ -48,9 +48,10 @@ class SuffixIndex:
 
     No span goes through one of the `boundaries`, the ids that stand between documents. A token id
     takes `w` bytes: 1 up to id 253, 2 up to 65,533, else 3. In memory are `w + 4` bytes for each
-    token, and `5w + 4` while the index is made: 6 and 14 with the vocabulary of GPT-2. From
-    2^31 bytes of ids on, that is 1.07 billion tokens of 2 bytes, making it takes `9w + 4`. Raises
-    `ModuleNotFoundError` without the extra `copies`, `ValueError` for a text without tokens.
+    token, and `5w + 4` while the index is made (5 where w is 1): 6 and 14 with the vocabulary of
+    GPT-2. From 2^31 bytes of ids on, that is 1.07 billion tokens of 2 bytes, making it takes
+    `9w + 4`, from 2^31 tokens on 4 more. Raises `ModuleNotFoundError` without the extra `copies`,
+    `ValueError` for a text without tokens.
     """
 
     def __init__(self, tokens: Tokens, *, boundaries: Collection[int] = ()) -> None:

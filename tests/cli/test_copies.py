@@ -177,7 +177,7 @@ def test_help_and_usage_errors_load_nothing_heavy():
         "try: main(['copies', '--help'])\n"
         "except SystemExit: pass\n"
         "assert main(['copies', 'gpt2-mini']) == 2\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'pydivsufsort'} & set(sys.modules)\n"
+        "heavy = {'torch', 'datasets', 'numpy', 'pydivsufsort'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
