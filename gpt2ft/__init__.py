@@ -18,6 +18,7 @@ MODULES = {
     "data.batches": ("Batches", "Blocks", "Rows"),
     "data.collate": ("CausalLMCollator",),
     "data.corpus": ("load_corpus",),
+    "data.suffixes": ("index_text",),
     "data.token_store": ("tokenize",),
     "generation.config": ("Sampling",),
     "generation.sampling": ("choose_tokens", "generate_tokens"),

@@ -9,6 +9,7 @@ from .data.batches import Blocks as Blocks
 from .data.batches import Rows as Rows
 from .data.collate import CausalLMCollator as CausalLMCollator
 from .data.corpus import load_corpus as load_corpus
+from .data.suffixes import index_text as index_text
 from .data.token_store import tokenize as tokenize
 from .generation.config import Sampling as Sampling
 from .generation.sampling import choose_tokens as choose_tokens

@@ -199,15 +199,13 @@ class Conversation:
             raise ValueError(
                 "/compare needs the names of one or more models: folders, or hub names"
             )
-        texts = []
+        texts, sampling = [], self._config.sampling
         for name in [None, *names]:
             other = self._load(os.path.expanduser(name)) if name else self._model
             (text,) = generate(
-                other.model,
-                other.tokenizer,
-                last.prompt,
-                self._config.sampling,
+                *(other.model, other.tokenizer, last.prompt, sampling),
                 seed=last.seed,
+                corpus=other.corpus,
             )
             texts.append(printable(last.prompt + text.text))
         width = shutil.get_terminal_size().columns
@@ -270,6 +268,7 @@ class Conversation:
             model.tokenizer,
             [text],
             self._config.sampling,
+            corpus=model.corpus,
             prefix=model.prefix,
         )
         try:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+from datasets import Dataset
 from tqdm import tqdm
 
+from ..data.corpus import load_corpus
 from ..data.prompts import Prompt
+from ..data.suffixes import index_text
 from ..generation.config import GenerateConfig
 from ..generation.ready_model import ReadyModel, load_ready
 from ..generation.text import Continuation, begin, extend, generate, window_note
 from ..precision import resolve_device, resolve_precision
+from ..run.texts import corpus_of_run
 from ..system.terminal import bar, printable
 from .chat import Conversation, interact
 
@@ -31,6 +35,8 @@ def continue_texts(config: GenerateConfig, name: str, prompts: Sequence[Prompt])
     model = load_ready(
         name, precision, revision=config.model_revision, tokenizer_name=config.tokenizer_name
     )
+    documents = _not_to_copy(config, name)
+    model.corpus = index_text(documents, model.tokenizer) if documents else None
     write = writer(config.raw)
     at_once = config.json or config.prompt_file or config.num_return_sequences > 1
     noted = False
@@ -41,9 +47,20 @@ def continue_texts(config: GenerateConfig, name: str, prompts: Sequence[Prompt])
         noted = noted or bool(note)
     if not config.interactive:
         return 0
-    return interact(
-        Conversation(config, model, functools.partial(load_ready, precision=precision), write)
-    )
+
+    def load(name: str) -> ReadyModel:
+        other = load_ready(name, precision)
+        other.corpus = index_text(documents, other.tokenizer) if documents else None
+        return other
+
+    return interact(Conversation(config, model, load, write))
+
+
+def _not_to_copy(config: GenerateConfig, name: str) -> Dataset | None:
+    """The text that `max_verbatim` is about: that of `corpus`, else what the run trained on."""
+    if config.corpus:
+        return load_corpus(train_file=config.corpus, validation_split_percentage=0).train
+    return corpus_of_run(Path(name))[1].train if config.max_verbatim else None
 
 
 def writer(raw: bool) -> Write:
@@ -65,7 +82,9 @@ def _as_they_come(
         write(BETWEEN_TEXTS if number else "")
         text = begin(model.tokenizer, prompt.text, config.seed)
         write(prompt.text)
-        for (piece,) in extend(model.model, model.tokenizer, [text], config.sampling):
+        for (piece,) in extend(
+            model.model, model.tokenizer, [text], config.sampling, corpus=model.corpus
+        ):
             write(piece)
         write("\n")
         yield text
@@ -83,6 +102,7 @@ def _in_batches(
         seed=[config.seed if prompt.seed is None else prompt.seed for prompt in prompts],
         num_return_sequences=config.num_return_sequences,
         batch_size=config.batch_size,
+        corpus=model.corpus,
     )
     with bar(len(prompts) * config.num_return_sequences, "generating", unit="text") as progress:
         for number, text in enumerate(texts):

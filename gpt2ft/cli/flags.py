@@ -121,7 +121,7 @@ def _add_flag(
     elif bare := field.metadata.get("value_if_bare"):
         parser.add_argument(*names, nargs="?", const=bare, metavar="PATH", **options)
     elif typing.get_origin(kind) in (list, tuple):
-        metavar = "FILE" if field.name.endswith("file") else "TEXT"
+        metavar = "FILE" if field.name.endswith(("file", "corpus")) else "TEXT"
         # One with a short name is given once for each value, the others take several.
         options |= {"action": "append"} if short else {"action": "extend", "nargs": "+"}
         parser.add_argument(*names, metavar=metavar, **options)

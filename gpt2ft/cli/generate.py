@@ -11,6 +11,7 @@ from ..checkpoint.folders import is_finished
 from ..checkpoint.manifest import MANIFEST, read_json
 from ..data.prompts import Prompt, read_prompts
 from ..generation.config import GenerateConfig
+from ..run.recipe import SETTINGS_FILE
 from ..system.signals import listening
 from ..system.terminal import printable
 from .flags import Commands, add_flags
@@ -30,6 +31,11 @@ def command(given: dict[str, Any]) -> int:
     try:
         config = GenerateConfig(**given)
         name = config.model_name_or_path or newest_finished_run(Path.cwd())
+        if config.max_verbatim and not config.corpus and not is_of_run(name):
+            raise ValueError(
+                f"--max_verbatim {config.max_verbatim} needs the text not to copy, as {name} is "
+                "not the folder of a run: add --corpus FILE"
+            )
     except ValueError as error:
         raise UsageError(str(error)) from error
     if config.model_name_or_path is None:
@@ -55,6 +61,11 @@ def newest_finished_run(folder: Path) -> str:
             "--model_name_or_path gpt2-mini, which is built in"
         )
     return str(max(finished, key=lambda path: (path / MANIFEST).stat().st_mtime))
+
+
+def is_of_run(name: str) -> bool:
+    """Whether a model of that name is in the output folder of a run, which names its text."""
+    return (Path(name) / SETTINGS_FILE).is_file()
 
 
 def _note_choice(folder: str) -> None:

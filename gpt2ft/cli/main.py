@@ -18,12 +18,25 @@ from typing import Any
 from .. import __version__
 from ..system.signals import Stopped
 from ..system.terminal import discard_output, error_line, print_line, printable
-from . import evaluate, generate, report, reproduce, rewind, track, train, verify_resume
+from . import (
+    copies,
+    evaluate,
+    generate,
+    report,
+    reproduce,
+    rewind,
+    track,
+    train,
+    verify_resume,
+)
 from .flags import USAGE_ERROR, Parser, as_switches
 from .process import whose_error
 from .run_settings import UsageError
 
-COMMANDS = (train, generate, evaluate, report, track, rewind, reproduce, verify_resume)
+COMMANDS = (
+    *(train, generate, evaluate, report, copies, track),
+    *(rewind, reproduce, verify_resume),
+)
 FAILED = 1
 
 

@@ -13,6 +13,9 @@ from .records import METRICS, SAMPLES, read_records
 
 RUN_FILE = "run.json"
 COPIES = "copies.json"
+"""In a run's folder: `samples`, of each its `prompt`, `text` and what `measure_copies` found;
+`model` and `human`, the summaries of the samples and of as much held-out text; `leakage`;
+`train_tokens`; `sampling`, how the samples were drawn, null if they are from a file."""
 REPORT = "report.html"
 
 

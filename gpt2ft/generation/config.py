@@ -37,6 +37,9 @@ class Sampling:
     """Above 1: tokens already in the text become less probable."""
     no_repeat_ngram_size: int = 0
     """No sequence of this many tokens occurs twice in a text, prompt included; 0: it may."""
+    max_verbatim: int = 0
+    """Never copy more than this many tokens in a row from the corpus, prompt included; 0: no
+    limit."""
     bad_words: tuple[str, ...] = ()
     """Words never to write, alone or after a space."""
     stop_strings: tuple[str, ...] = ()
@@ -50,11 +53,17 @@ class Sampling:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_bounds(self, "max_new_tokens", at_least=1, at_most=10**7)
         check_bounds(self, "temperature", at_least=0, at_most=1000)
-        check_bounds(self, "top_k", "no_repeat_ngram_size", at_least=0)
+        check_bounds(self, "top_k", "no_repeat_ngram_size", "max_verbatim", at_least=0)
         check_bounds(self, "top_p", "typical_p", above=0, at_most=1)
         check_bounds(self, "min_p", at_least=0, at_most=1)
         check_bounds(self, "repetition_penalty", at_least=0.001, at_most=1000)
         check_utf8(self, "bad_words", "stop_strings")
+
+    @property
+    def sampling(self) -> Sampling:
+        """Of a configuration that has more settings, these alone."""
+        fields = dataclasses.fields(Sampling)
+        return Sampling(**{field.name: getattr(self, field.name) for field in fields})
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,9 @@ class GenerateConfig(Sampling):
     """Text to continue, may be repeated; an empty one starts from the end-of-text token."""
     prompt_file: str | None = None
     """File with one prompt a line, or .jsonl with {"prompt": "...", "seed": 1}."""
+    corpus: tuple[str, ...] = ()
+    """Files or globs with the text that --max_verbatim is about; default: the training text, if the
+    model is in the folder of a run."""
     batch_size: int = 8
     """Texts to generate at a time, from --prompt_file or with --num_return_sequences."""
     num_return_sequences: int = 1
@@ -94,16 +106,11 @@ class GenerateConfig(Sampling):
     debug: bool = False
     """Show the traceback of an error."""
 
-    @property
-    def sampling(self) -> Sampling:
-        """The part of it that says how to choose tokens."""
-        fields = dataclasses.fields(Sampling)
-        return Sampling(**{field.name: getattr(self, field.name) for field in fields})
-
     def __post_init__(self) -> None:
         """Raise `ValueError` with what is wrong, the value and what to do."""
         super().__post_init__()
-        object.__setattr__(self, "prompt", tuple(self.prompt))
+        for name in ("prompt", "corpus"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         check_bounds(self, "batch_size", "num_return_sequences", at_least=1, at_most=10**6)
         check_bounds(self, "threads", at_least=1, at_most=1024)
         check_bounds(self, "seed", at_least=0, below=2**63)
@@ -115,6 +122,8 @@ class GenerateConfig(Sampling):
             raise ValueError(
                 f"--{name} cannot be combined with -i, use it with --prompt or --prompt_file"
             )
+        if self.corpus and not (self.max_verbatim or self.interactive):
+            raise ValueError("--corpus is for --max_verbatim, add for example --max_verbatim 20")
         if self.num_return_sequences > 1 and not (self.do_sample and self.temperature):
             raise ValueError(
                 f"--num_return_sequences {self.num_return_sequences} would give the same text each "

@@ -1,13 +1,21 @@
 """Which tokens may be drawn: logits in, logits out, -inf where a token may not.
 
-Each does the same as the logits processor of its name in `transformers`.
+Each does the same as the logits processor of its name in `transformers`; `ban_copies` has none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
+
+
+class Followers(Protocol):
+    """A text that knows what stands after any tokens in it, as `gpt2ft.index_text` makes one."""
+
+    def followers(self, ids: Sequence[int]) -> Any:
+        """The token ids that follow these ids anywhere in it, as an array."""
 
 
 def penalize_repetition(
@@ -51,6 +59,21 @@ def ban_sequences(
         for *before, last in banned:
             if len(text) >= len(before) and list(text[len(text) - len(before) :]) == before:
                 logits[row, last] = -torch.inf
+    return logits
+
+
+def ban_copies(
+    logits: torch.Tensor, texts: Sequence[Sequence[int]], corpus: Followers, longest: int
+) -> torch.Tensor:
+    """Ban in logits `(B, V)` what would make more than `longest` tokens a copy of the corpus.
+
+    These are the tokens that follow the text's last `longest` tokens anywhere in the corpus.
+    """
+    logits = logits.clone()
+    for row, text in enumerate(texts):
+        if len(text) >= longest:
+            banned = torch.as_tensor(corpus.followers(text[-longest:]), dtype=torch.int64)
+            logits[row, banned] = -torch.inf
     return logits
 
 

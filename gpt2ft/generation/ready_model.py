@@ -10,17 +10,20 @@ import torch
 from ..kernels.accelerate import accelerate, pack_linear
 from ..models.loading import load_model, load_tokenizer
 from ..precision import Precision
+from .filters import Followers
 from .kv_cache import Prefix
 
 
 @dataclasses.dataclass
 class ReadyModel:
-    """A model to generate with, its tokenizer, and what it has read of the last text."""
+    """A model to generate with, its tokenizer, what it has read of the last text, and what it is
+    not to copy."""
 
     name: str
     model: Any
     tokenizer: Any
     prefix: Prefix = dataclasses.field(default_factory=Prefix)
+    corpus: Followers | None = None
 
 
 def load_ready(

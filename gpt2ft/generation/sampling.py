@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import torch
 
 from .config import Sampling
-from .filters import ban_repeated_ngrams, ban_sequences, filter_logits, penalize_repetition
+from .filters import (
+    Followers,
+    ban_copies,
+    ban_repeated_ngrams,
+    ban_sequences,
+    filter_logits,
+    penalize_repetition,
+)
 from .kv_cache import Contexts, Prefix
 
 ENDED = -1
@@ -59,12 +66,14 @@ def choose_tokens(
     sampling: Sampling,
     *,
     bad_words_ids: Sequence[Sequence[int]] = (),
+    corpus: Followers | None = None,
 ) -> torch.Tensor:
     """The next token `(B,)` of B texts of token ids, given their logits `(B, V)`.
 
     Each draws from its own generator. The filters are those of `filters`, in the order of
-    `transformers`; `bad_words_ids` are sequences of ids never to be completed; temperature 0 is
-    greedy. Raises `ValueError` for logits that are not finite, or if every token is banned.
+    `transformers`; `bad_words_ids` are sequences of ids never to be completed; `corpus` is what
+    `max_verbatim` is about; temperature 0 is greedy. Raises `ValueError` for logits that are not
+    finite, if every token is banned, or for `max_verbatim` without a corpus.
     """
     if sampling.repetition_penalty != 1.0:
         logits = penalize_repetition(logits, texts, sampling.repetition_penalty)
@@ -73,8 +82,20 @@ def choose_tokens(
         logits = ban_repeated_ngrams(logits, texts, sampling.no_repeat_ngram_size)
     if bad_words_ids:
         logits = ban_sequences(logits, texts, bad_words_ids)
-    if (sampling.no_repeat_ngram_size or bad_words_ids) and (logits.amax(-1) == -torch.inf).any():
-        raise ValueError("every token is banned here, give fewer --bad_words")
+    if sampling.max_verbatim:
+        if corpus is None:
+            raise ValueError(
+                "max_verbatim needs the text that is not to be copied, give --corpus FILE "
+                "(in Python corpus=)"
+            )
+        logits = ban_copies(logits, texts, corpus, sampling.max_verbatim)
+    bans = sampling.no_repeat_ngram_size or bad_words_ids or sampling.max_verbatim
+    if bans and (logits.amax(-1) == -torch.inf).any():
+        raise ValueError(
+            "every token is banned here, give fewer --bad_words, or a larger --max_verbatim"
+            if sampling.max_verbatim
+            else "every token is banned here, give fewer --bad_words"
+        )
     if not sampling.do_sample or sampling.temperature < GREEDY_BELOW:
         return logits.argmax(-1)
     logits, ids = filter_logits(
@@ -98,6 +119,7 @@ def generate_tokens(
     seeds: Sequence[int] | None = None,
     eos_token_id: int | Collection[int] | None = None,
     bad_words_ids: Sequence[Sequence[int]] = (),
+    corpus: Followers | None = None,
     use_cache: bool = True,
     prefix: Prefix | None = None,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
@@ -108,8 +130,9 @@ def generate_tokens(
     length; each gets what it would get alone, drawn by a generator seeded from `seeds` (default:
     from entropy). `bad_words_ids` are sequences of ids that are never completed; the strings of
     `sampling`, `bad_words` and `stop_strings`, need a tokenizer and are not looked at here, see
-    `generate`. A text that outgrows the model's window loses its older half, and the rest is
-    read again. `prefix` keeps what was read for the next call with one prompt.
+    `generate`. `corpus`, made by `index_text`, is what `max_verbatim` is about. A text that
+    outgrows the model's window loses its older half, and the rest is read again. `prefix` keeps
+    what was read for the next call with one prompt.
 
     The model may be any causal module from ids `(B, T)` to logits `(B, T, V)`, plain or as
     `.logits`; masks, positions and a cache are passed if its `forward` takes them. Raises
@@ -126,7 +149,12 @@ def generate_tokens(
         with torch.inference_mode(), autocast():
             logits = contexts.next_logits().float()
             tokens = choose_tokens(
-                logits, contexts.texts, generators, sampling, bad_words_ids=bad_words_ids
+                logits,
+                contexts.texts,
+                generators,
+                sampling,
+                bad_words_ids=bad_words_ids,
+                corpus=corpus,
             )
             chosen = logits.gather(-1, tokens[:, None]).squeeze(-1)
             log_probabilities = (chosen - logits.logsumexp(-1)).cpu()

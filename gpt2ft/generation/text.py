@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ..models.probe import window
 from .config import Sampling
+from .filters import Followers
 from .kv_cache import Prefix
 from .sampling import DEFAULT, generate_tokens
 
@@ -42,13 +43,15 @@ def generate(
     seed: int | Sequence[int | None] | None = None,
     num_return_sequences: int = 1,
     batch_size: int = 8,
+    corpus: Followers | None = None,
 ) -> Iterator[Continuation]:
     """Continue prompts, `batch_size` at a time; yields a `Continuation` of each, in their order.
 
     `seed` is one for each prompt, or the same for all (default: from entropy). A prompt's text does
     not depend on the others. With `num_return_sequences`, each prompt is continued so many times,
-    with `seed`, `seed + 1`, and so on. `sampling` says how tokens are chosen and how many. Raises
-    `ValueError` as `generate_tokens` does.
+    with `seed`, `seed + 1`, and so on. `sampling` says how tokens are chosen and how many;
+    `corpus`, made by `index_text`, is what its `max_verbatim` is about. Raises `ValueError` as
+    `generate_tokens` does.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     seeds = seed if isinstance(seed, Sequence) else [seed] * len(prompts)
@@ -58,7 +61,7 @@ def generate(
         for n in range(num_return_sequences)
     )
     while batch := list(itertools.islice(todo, batch_size)):
-        for _ in extend(model, tokenizer, batch, sampling):
+        for _ in extend(model, tokenizer, batch, sampling, corpus=corpus):
             pass
         yield from batch
 
@@ -70,13 +73,15 @@ def stream(
     sampling: Sampling = DEFAULT,
     *,
     seed: int | None = None,
+    corpus: Followers | None = None,
 ) -> Iterator[str]:
     """Continue a prompt; yields the text piece by piece.
 
-    `sampling` says how tokens are chosen and how many; `seed` is drawn from entropy by default.
-    Raises `ValueError` as `generate_tokens` does.
+    `sampling` says how tokens are chosen and how many; `seed` is drawn from entropy by default;
+    `corpus` is that of `generate`. Raises `ValueError` as `generate_tokens` does.
     """
-    for (piece,) in extend(model, tokenizer, [begin(tokenizer, prompt, seed)], sampling):
+    text = begin(tokenizer, prompt, seed)
+    for (piece,) in extend(model, tokenizer, [text], sampling, corpus=corpus):
         yield piece
 
 
@@ -92,13 +97,14 @@ def extend(
     texts: Sequence[Continuation],
     sampling: Sampling,
     *,
+    corpus: Followers | None = None,
     prefix: Prefix | None = None,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Iterator[list[str]]:
     """Continue B texts that hold only a prompt; yields, after each token, B pieces of new text.
 
     A text is complete when all pieces were taken; interrupted, it holds what came until then.
-    `prefix` and `autocast` are those of `generate_tokens`.
+    `corpus`, `prefix` and `autocast` are those of `generate_tokens`.
     """
     words = [spelling for word in sampling.bad_words if word for spelling in (word, f" {word}")]
     ends = end_tokens(model, tokenizer)
@@ -110,6 +116,7 @@ def extend(
         seeds=[text.seed for text in texts],
         eos_token_id=ends,
         bad_words_ids=[tokenizer(word, add_special_tokens=False)["input_ids"] for word in words],
+        corpus=corpus,
         prefix=prefix,
         autocast=autocast,
     )

@@ -13,12 +13,13 @@ from datasets import Dataset
 
 from ..config import TrainConfig
 from ..data.batches import Blocks, Rows
-from ..data.corpus import load_corpus
+from ..data.corpus import Corpus, load_corpus
 from ..data.order import IN_TURN, ORDER
 from ..data.shards import all_documents, list_shards
 from ..data.stream import Stream, read_notes
 from ..data.token_store import tokenize
 from ..parallel import processes
+from .recipe import SETTINGS_FILE, load_recipe
 
 NOTES = "shards.json"
 
@@ -68,7 +69,7 @@ class Whole:
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
-        self._corpus = load_corpus(
+        self.corpus = load_corpus(
             dataset_split=config.dataset_split,
             lines=not config.packing,
             contiguous=config.row_separator == "none",
@@ -78,15 +79,15 @@ class Whole:
 
     def documents(self) -> Dataset:
         """Those to train on."""
-        return self._corpus.train
+        return self.corpus.train
 
     def samples(self, cut: Cutter) -> tuple[Blocks | Rows, str]:
         """Samples to train on, and a digest of them."""
-        return cut.samples(self._corpus.train, limit=self._config.max_train_samples)
+        return cut.samples(self.corpus.train, limit=self._config.max_train_samples)
 
     def held_out_documents(self) -> Dataset | None:
         """Those to evaluate on, None if there are none."""
-        return self._corpus.validation
+        return self.corpus.validation
 
 
 class Streamed:
@@ -135,6 +136,20 @@ class Streamed:
 def open_texts(config: TrainConfig, checkpoint: Path | None) -> Whole | Streamed:
     """The corpus that a configuration names; a run that is resumed has read a part of it before."""
     return Streamed(config, checkpoint) if config.streaming else Whole(config)
+
+
+def corpus_of_run(folder: Path) -> tuple[TrainConfig, Corpus]:
+    """The settings of the run in an output folder, and its documents, read again.
+
+    Raises `ValueError` for a run that streamed them, and as `load_corpus` does.
+    """
+    config = TrainConfig(**load_recipe(str(folder / SETTINGS_FILE)))
+    if config.streaming:
+        raise ValueError(
+            f"the run in {folder} streamed its training text, which is not kept: name it with "
+            "--train_file (or --corpus, to generate)"
+        )
+    return config, Whole(config).corpus
 
 
 def _source(config: TrainConfig) -> dict[str, Any]:

@@ -94,6 +94,7 @@ VALUES = {
     "typical_p": ("0.9", 0.9, "x", "0"),
     "repetition_penalty": ("1.3", 1.3, "x", "nan"),
     "no_repeat_ngram_size": ("2", 2, "x", "-1"),
+    "max_verbatim": ("20", 20, "x", "-1"),
     "bad_words": ('[a, "b c"]', ["a", "b c"], "", ""),
     "stop_strings": ("The end.", ["The end."], "", ""),
     "seed": ("none", None, "x", "-1"),

@@ -19,7 +19,12 @@ from transformers import (
 )
 
 from gpt2ft.generation import filters
-from gpt2ft.generation.filters import ban_repeated_ngrams, ban_sequences, penalize_repetition
+from gpt2ft.generation.filters import (
+    ban_copies,
+    ban_repeated_ngrams,
+    ban_sequences,
+    penalize_repetition,
+)
 from gpt2ft.generation.sampling import GREEDY_BELOW
 from tests.support.logits import probabilities_of, some_logits
 
@@ -189,3 +194,27 @@ def test_banned_sequences_are_those_of_transformers(texts, banned):
     processor = NoBadWordsLogitsProcessor(banned)
     expected = processor(torch.tensor(texts, dtype=torch.int64), logits)
     assert torch.equal(ban_sequences(logits, texts, banned), expected)
+
+
+class Text(list):
+    """What `ban_copies` needs of a text, by looking at every place of it."""
+
+    def followers(self, ids):
+        n = len(ids)
+        return [self[i + n] for i in range(len(self) - n) if self[i : i + n] == list(ids)]
+
+
+TOKENS = st.lists(st.integers(0, 2), max_size=12)
+
+
+@given(TOKENS, st.lists(TOKENS, min_size=1, max_size=3), st.integers(1, 4))
+def test_what_would_copy_too_much_is_banned_and_nothing_else(corpus, texts, longest):
+    logits = torch.zeros(len(texts), 3)
+    allowed = kept(ban_copies(logits, texts, Text(corpus), longest))
+    for row, text in enumerate(texts):
+        for token in range(3):
+            end = [*text, token][-longest - 1 :]
+            places = range(len(corpus) - longest)
+            copies = any(corpus[i : i + longest + 1] == end for i in places)
+            assert allowed[row][token] != copies
+    assert kept(logits) == [[True] * 3] * len(texts)

@@ -10,11 +10,11 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2ft import Continuation, generate, stream
+from gpt2ft import Continuation, generate, index_text, stream
 from gpt2ft.generation.sampling import generate_tokens
 from gpt2ft.generation.text import TextDecoder, _Writer, encode_prompt, window_note
 from tests.support.settings import with_settings
-from tests.support.tiny import byte_tokenizer
+from tests.support.tiny import PASSAGE, byte_tokenizer, parrot
 
 generate = with_settings(generate)
 generate_tokens = with_settings(generate_tokens)
@@ -182,3 +182,55 @@ def test_a_text_past_the_window_is_said_to_be(make_model, tokenizer):
     )
     (text,) = generate(model, tokenizer, "a" * 1000, seed=1, max_new_tokens=24)
     assert len(text.tokens) == 24 and window_note(model, text) == ""
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A tokenizer, and a model that has learned the passage by heart."""
+    tokenizer = byte_tokenizer()
+    return tokenizer, parrot(tokenizer)
+
+
+@pytest.mark.parametrize("limit", [1, 5, 20])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_model_that_would_copy_does_not_beyond_the_limit(limit, temperature, learned):
+    """Drawn and greedily, in a batch as alone, also where the copy begins in the prompt."""
+    tokenizer, model = learned
+    corpus = index_text(["Something else.", PASSAGE], tokenizer)
+    prompts = ["It was a b", "day", "", PASSAGE[:30]]
+    settings = {"max_new_tokens": 60, "temperature": temperature, "seed": 3}
+
+    def longest(text):
+        """Of the tokens that were drawn, with what is before them; the prompt may hold more."""
+        known = max(0, len(text.prompt_ids) - limit)
+        return corpus.longest((text.prompt_ids + text.tokens)[known:]).length
+
+    free = list(generate(model, tokenizer, prompts, **settings))
+    assert max(map(longest, free)) > 40
+    texts = list(generate(model, tokenizer, prompts, max_verbatim=limit, corpus=corpus, **settings))
+    assert [longest(text) for text in texts if text.prompt] == [limit] * 3
+    assert max(map(longest, texts)) <= limit
+    alone = [
+        "".join(stream(model, tokenizer, prompt, max_verbatim=limit, corpus=corpus, **settings))
+        for prompt in prompts
+    ]
+    assert [text.text for text in texts] == alone
+
+
+def test_a_limit_without_a_corpus_and_one_that_leaves_nothing(learned):
+    tokenizer, model = learned
+    with pytest.raises(ValueError, match="max_verbatim needs the text that is not to be copied"):
+        list(generate(model, tokenizer, ["a"], max_verbatim=3))
+    everything = index_text([bytes(range(256)).decode("latin-1")], tokenizer)
+    everything.followers = lambda ids: range(257)
+    with pytest.raises(ValueError, match="fewer --bad_words, or a larger --max_verbatim"):
+        list(generate(model, tokenizer, ["a"], max_verbatim=1, corpus=everything))
+
+
+def test_the_end_of_text_is_no_copy(learned):
+    """Where the corpus ends a text may end too, however much of it is a copy."""
+    tokenizer, _ = learned
+    corpus = index_text(["abc", "abd"], tokenizer)
+    following = [tokenizer.decode([token]) for token in corpus.followers(tokenizer("ab").input_ids)]
+    assert following == ["c", "d"]
+    assert corpus.followers(tokenizer("bc").input_ids).tolist() == []

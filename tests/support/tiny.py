@@ -1,4 +1,4 @@
-"""A byte-level tokenizer and a 2-layer model over its vocabulary, made in a moment."""
+"""A byte-level tokenizer and 2-layer models over its vocabulary, made in a moment."""
 
 import torch
 import transformers
@@ -40,3 +40,22 @@ def tiny_gpt2(*, dropout=0.0, n_positions=64, seed=0, **settings):
         **settings,
     )
     return transformers.GPT2LMHeadModel(config)
+
+
+PASSAGE = "It was a bright cold day in April, and the clocks were striking thirteen. "
+
+
+def parrot(tokenizer, text=PASSAGE, *, steps=300):
+    """A 2-layer GPT-2 that has learned a text of bytes by heart: greedily, it goes on as the text
+    does."""
+    model = tiny_gpt2(n_positions=128, seed=1).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    ids = torch.tensor(tokenizer(text)["input_ids"])
+    places = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        starts = torch.randint(0, len(ids) - 64, (8,), generator=places).tolist()
+        batch = torch.stack([ids[start : start + 64] for start in starts])
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
