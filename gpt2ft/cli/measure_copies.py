@@ -16,6 +16,7 @@ from ..evaluation.copies import (
     TrainingText,
     Written,
     measure_copies,
+    model_sha256,
     pieces_of,
     read_samples,
     save_copies,
@@ -52,9 +53,9 @@ def measure(config: CopiesConfig, source: str, tokenizer_name: str) -> int:
         samples = _drawn(config, source, tokenizer_name, prompts, training)
     result = measure_copies(samples, training, tokenizer, held_out, seed=config.seed)
     result["sampling"] = dataclasses.asdict(config.sampling) if drawn else None
-    print_line(
-        json.dumps(result, ensure_ascii=False) if config.json else "\n".join(copies_lines(result))
-    )
+    result["model_sha256"] = model_sha256(folder_of(source)) if drawn else None
+    # In ASCII, as what is not printable would be escaped otherwise than JSON does.
+    print_line(json.dumps(result) if config.json else "\n".join(copies_lines(result)))
     if os.path.isdir(source) and is_of_run(source):
         path = save_copies(Path(source), result)
         if not config.json:

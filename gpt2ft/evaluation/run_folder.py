@@ -15,7 +15,8 @@ RUN_FILE = "run.json"
 COPIES = "copies.json"
 """In a run's folder: `samples`, of each its `prompt`, `text` and what `measure_copies` found;
 `model` and `human`, the summaries of the samples and of as much held-out text; `leakage`;
-`train_tokens`; `sampling`, how the samples were drawn, null if they are from a file."""
+`train_tokens`; `sampling`, how the samples were drawn, null if they are from a file; and
+`model_sha256`, by which a reader knows whether the run was trained on since."""
 REPORT = "report.html"
 
 

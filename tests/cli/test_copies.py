@@ -1,5 +1,6 @@
 """`gpt2ft copies`, and `generate --max_verbatim`: pytest tests/cli/test_copies.py"""
 
+import hashlib
 import io
 import json
 import os
@@ -96,7 +97,9 @@ def test_samples_in_a_file(run, tmp_path, capsys):
     status, out, _ = call(capsys, "copies", run / SAMPLES, "--json")
     result = json.loads(out)
     assert status == 0 and result["samples"][0]["longest_text"] == PASSAGE[2:20]
-    assert result["sampling"] is None and not (run / "copies.json").exists()
+    assert (
+        result["sampling"] is None is result["model_sha256"] and not (run / "copies.json").exists()
+    )
     text = tmp_path / "text.txt"
     text.write_text("QQ" + PASSAGE[2:20], encoding="utf-8")
     named = ("--train_file", run / "train.txt", "--validation_file", run / "held-out.txt")
@@ -184,3 +187,22 @@ def test_help_and_usage_errors_load_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert b"MODEL|SAMPLES" in done.stdout and b"--max_verbatim" in done.stdout
+
+
+def test_a_run_from_its_training_to_its_copies(model_folder, tmp_path, capsys):
+    """Rows of a table, of which some are held out; the hash is that of the weights."""
+    lines = [json.dumps({"text": f"row {i}: {PASSAGE} \x9b\u202e"}) for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    run = tmp_path / "out"
+    options = ("--train_file", tmp_path / "rows.jsonl", "--max_steps", "2", "--device", "cpu")
+    train = ("train", "--model_name_or_path", model_folder, "--output_dir", run, *options)
+    assert call(capsys, *train)[0] == 0
+    status, out, _ = call(capsys, "copies", run, "--num_samples", "2", "--json", *SHORT)
+    result = json.loads(out)
+    assert status == 0 and result["leakage"]["longest_text"].endswith(f": {PASSAGE} \x9b\u202e")
+    assert result["leakage"]["place"].startswith("row ")
+    weights = (run / "model.safetensors").read_bytes()
+    assert result["model_sha256"] == hashlib.sha256(weights).hexdigest()
+    shown = call(capsys, "copies", run, "--num_samples", "2", *SHORT)[1]
+    assert "\\x9b\\u202e" in shown and "\x9b" not in shown
+    assert "warning: a span of 8" in shown

@@ -78,20 +78,21 @@ def test_what_the_loop_is_given(config, monkeypatch):
     assert rates == pytest.approx([0.0, 0.125, 0.25, 0.125, 0.0])
 
 
-def test_what_generation_is_given(model_folder, monkeypatch, capsys):
+def test_what_generation_is_given(model_folder, tmp_path, monkeypatch, capsys):
     given = {}
+    (tmp_path / "corpus.txt").write_text("abc", encoding="utf-8")
 
-    def extend(model, tokenizer, texts, sampling, corpus=None):
+    def extend(model, tokenizer, texts, sampling, *, corpus):
         given.update(sampling=sampling, prompt=texts[0].prompt, seed=texts[0].seed)
+        given.update(tokens_not_to_copy=corpus.n_tokens)
         yield ["!"]
 
     monkeypatch.setattr("gpt2ft.cli.continue_texts.extend", extend)
     flags = (
         "--top_k 7 --top_p 0.5 --min_p 0.1 --typical_p 0.9 --temperature 0.25 --seed 3 "
         "--repetition_penalty 1.5 --no_repeat_ngram_size 2 --bad_words no --stop_strings . ! "
-        f"--max_verbatim 30 --corpus {model_folder / 'own.txt'}"
+        f"--max_verbatim 6 --corpus {tmp_path}/corpus.txt"
     )
-    (model_folder / "own.txt").write_text("a text\n")
     arguments = ["-p", "a", "--model_name_or_path", str(model_folder), "--max_new_tokens", "9"]
     assert main(["generate", *arguments, *flags.split(), "--greedy"]) == 0
     expected = {
@@ -104,10 +105,11 @@ def test_what_generation_is_given(model_folder, monkeypatch, capsys):
         "typical_p": 0.9,
         "repetition_penalty": 1.5,
         "no_repeat_ngram_size": 2,
+        "max_verbatim": 6,
         "bad_words": ("no",),
         "stop_strings": (".", "!"),
-        "max_verbatim": 30,
     }
+    assert given.pop("tokens_not_to_copy") == len("abc") + 1
     assert given == {"prompt": "a", "seed": 3, "sampling": Sampling(**expected)}
     assert expected.keys() == {field.name for field in dataclasses.fields(Sampling)}
     assert capsys.readouterr().out == "a!\n"
