@@ -73,10 +73,7 @@ def write_down(
         checkpoint = output_dir / f"checkpoint-{last}"
         found = outcome(run, facts.get("forecast", {}), checkpoint, seconds)
         add_to_run_file(output_dir, forecast=found)
-    try:
-        write_report(output_dir)
-    except (OSError, ValueError) as error:  # the model is there, that is what counts
-        print_line(f"note: no report, {error}")
+    write_report(output_dir)
 
 
 def conclusion(run: Run, observed: Observed, output_dir: Path, *, last: int) -> str:

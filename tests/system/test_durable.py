@@ -13,7 +13,7 @@ from benchmarks.faults import disk, protocols, trials
 from benchmarks.faults.processes import context, settle_down
 from gpt2ft.checkpoint import manifest
 from gpt2ft.checkpoint.folders import find_checkpoint, is_finished
-from gpt2ft.run import progress as report
+from gpt2ft.evaluation import records
 from gpt2ft.run import recipe
 from gpt2ft.system import durable
 
@@ -116,7 +116,7 @@ def test_a_power_failure_leaves_a_whole_run_resumable(tmp_path):
         if committed:
             assert find_checkpoint(folder / "run")[0] is not None
             assert recipe.load_recipe(str(folder / "run" / "config.yaml"))["max_steps"] == 6
-            report.forget_after(folder / "run" / "metrics.jsonl", committed)
+            records.forget_after(folder / "run" / "metrics.jsonl", committed)
         if is_finished(folder / "run"):
             finished.add(committed)
             manifest.verify_checkpoint(folder / "run")

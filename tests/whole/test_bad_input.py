@@ -63,7 +63,10 @@ UNDO = ", undo that or start anew in another --output_dir"
 NO_FOLDER = "cannot be made, a.txt is no folder, name another"
 DAMAGED = "is damaged, its sha256 is not the one recorded"
 # What a run may leave behind that really began, and then failed before it had anything to save.
-BEGUN = {"out", "out/.lock", "out/config.yaml", "out/metrics.jsonl"}
+BEGUN = {
+    *("out", "out/.lock", "out/config.yaml", "out/run.json"),
+    *("out/metrics.jsonl", "out/samples.jsonl"),
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A finished folder in the LM Evaluation Harness: pytest -m slow tests/whole/test_lm_eval.py"""
+"""A finished folder in the LM Evaluation Harness: pytest tests/whole/test_lm_eval.py -m slow"""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The report in a real browser: pytest -m slow tests/whole/test_report_page.py"""
+"""The report in a real browser: pytest tests/whole/test_report_page.py -m slow"""
 
 import json
 import re

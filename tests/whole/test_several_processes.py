@@ -135,15 +135,15 @@ def test_a_signal_while_evaluating_stops_all(place, straight):
 
 
 def signal_in_evaluation():
-    original, calls = observe.evaluate, []
+    original, calls = observe.score, []
 
-    def evaluate(*arguments, **options):
+    def score(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:  # of step 3
             signal.raise_signal(signal.SIGTERM)
         return original(*arguments, **options)
 
-    observe.evaluate = evaluate
+    observe.score = score
 
 
 def test_a_process_that_dies_ends_the_others_soon(place, straight):

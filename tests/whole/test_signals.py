@@ -88,13 +88,13 @@ def await_signal(room, name, skip=0, forever=False):
 PHASES = {
     "tokenising": ((texts, "tokenize"), 0, "nothing is lost"),
     "loading": ((building, "_tokenizer_and_model"), 0, "nothing is lost"),
-    "the first evaluation": ((observation, "evaluate"), 0, "after step 0; nothing is lost"),
+    "the first evaluation": ((observation, "score"), 0, "after step 0; nothing is lost"),
     "a step": ((loop, "train_step", 2), 3, "after step 3; to go on"),
     "a saving": ((durable, "write_tensors"), 2, "after step 2; to go on"),
-    "an evaluation": ((observation, "evaluate", 1), 3, "after step 3; to go on"),
+    "an evaluation": ((observation, "score", 1), 3, "after step 3; to go on"),
     "sampling": ((observation, "extend", 1), 3, "after step 3; to go on"),
     "the last saving": ((checkpoint, "save_checkpoint", 2), 6, "after step 6; to go on"),
-    "the last evaluation": ((observation, "evaluate", 2), 6, "after step 6; to go on"),
+    "the last evaluation": ((observation, "score", 2), 6, "after step 6; to go on"),
 }
 
 
