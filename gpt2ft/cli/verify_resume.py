@@ -16,7 +16,9 @@ from .train import Command, add_run_flags, run
 # Settings that mean nothing for a run of which nothing is kept.
 OF_A_KEPT_RUN = (
     *("output_dir", "overwrite_output_dir", "resume", "logging_steps", "fsdp"),
-    *("eval_steps", "save_steps", "save_total_limit"),
+    *("eval_steps", "save_steps", "save_total_limit", "save_best", "keep_every"),
+    *("early_stopping_patience", "sample_prompts", "sample_steps", "report_to"),
+    *("fork", "step", "dry_run", "json"),
 )
 
 

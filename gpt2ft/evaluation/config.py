@@ -66,6 +66,8 @@ class EvaluateConfig:
             raise ValueError("--json and --markdown exclude each other, give one")
         if self.stride is not None and self.protocol == "blocked":
             raise ValueError(f"--stride {self.stride} is for --protocol sliding, add that")
+        if self.max_eval_samples is not None and self.protocol == "sliding":
+            raise ValueError("--max_eval_samples is for --protocol blocked, leave it out")
         check_bounds(self, "max_eval_samples", "stride", at_least=1)
         check_bounds(self, "per_device_eval_batch_size", at_least=1)
         check_bounds(self, "block_size", at_least=3)

@@ -51,7 +51,8 @@ def page(
     sections = [card_section(one.card)] if one else [_plain("Comparison", differences)]
     sections += [_charts(runs), *(evaluations_table(run) for run in runs)]
     if one:
-        sections += [samples_section(one.samples), copies_section(one.copies)]
+        trained = one.facts.get("weights", {}).get("after")
+        sections += [samples_section(one.samples), copies_section(one.copies, weights=trained)]
     sections.append(settings_section(settings, [run.name for run in runs], command))
     if one:
         sections.append(facts_section(one.facts))

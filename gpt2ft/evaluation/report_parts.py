@@ -98,10 +98,12 @@ def _written(prompt: str, step: int, text: str) -> str:
     return f'<div><h4>{when}</h4><p class="written"><b>{escape(prompt)}</b>{escape(text)}</p></div>'
 
 
-def copies_section(copies: Mapping[str, Any]) -> str:
-    """How much of the training text the model repeats."""
+def copies_section(copies: Mapping[str, Any], *, weights: str | None) -> str:
+    """How much of the training text the model repeats; `weights` is the hash of its weights."""
     if not copies:
         return ""
+    measured = copies.get("model_sha256")
+    earlier = " (of an earlier model)" if measured and weights and measured != weights else ""
     kinds = [(name, copies[name]) for name in ("model", "human") if copies.get(name)]
     head = "".join(f'<th scope="col">{_words(name)}</th>' for name, _ in kinds)
     rows = {
@@ -126,7 +128,8 @@ def copies_section(copies: Mapping[str, Any]) -> str:
         for s in longest[:COPIED_SHOWN]
     )
     return (
-        '<h2>Copies of the training text</h2><div class="sheet scroll"><table><thead><tr><th></th>'
+        f"<h2>Copies of the training text{earlier}</h2>"
+        '<div class="sheet scroll"><table><thead><tr><th></th>'
         f"{head}</tr></thead><tbody>{table}</tbody></table><details><summary>The longest copied "
         f"spans</summary>{shown}</details></div>"
     )

@@ -49,7 +49,9 @@ def evaluated(name: str, config: EvaluateConfig, *, stop: Stop) -> tuple[Card, s
         protocol=tokens.protocol,
         same_tokens=others.digest == tokens.digest,
     )
-    return card, settings.dataset_name or ", ".join(settings.train_file)
+    named = bool(config.validation_file or config.dataset_name)
+    source = settings.dataset_name or ", ".join(settings.validation_file or settings.train_file)
+    return card, source if named else f"{source}, what the run in {name} held out"
 
 
 def _text(name: str, config: EvaluateConfig) -> tuple[TrainConfig, Dataset]:
@@ -79,6 +81,7 @@ def _text(name: str, config: EvaluateConfig) -> tuple[TrainConfig, Dataset]:
         train_file=config.validation_file,
         validation_file=[],
         validation_split_percentage=0,
+        max_eval_samples=config.max_eval_samples,
         dataset_name=config.dataset_name,
         dataset_config_name=config.dataset_config_name,
         dataset_split=config.dataset_split,
@@ -125,7 +128,7 @@ def _scored(
         keep_apart = settings.packing and probe.keeps_documents_apart(model)
         vocab_size = model.get_input_embeddings().weight.shape[0]
         cut = Cutter(settings, tokenizer, vocab_size, keep_apart)
-        samples, digest = cut.samples(documents, limit=config.max_eval_samples)
+        samples, digest = cut.samples(documents, limit=settings.max_eval_samples)
         protocol = cut.protocol()
     collate = CausalLMCollator(tokenizer.pad_token_id)
     data = Batches(samples, collate, batch_size=config.per_device_eval_batch_size)
