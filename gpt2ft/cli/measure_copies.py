@@ -23,10 +23,12 @@ from ..evaluation.copies import (
     tokens_of,
 )
 from ..evaluation.copies_words import copies_lines
+from ..evaluation.records import METRICS
 from ..generation.ready_model import load_ready
 from ..generation.text import generate
 from ..models.loading import load_tokenizer
 from ..precision import resolve_device, resolve_precision
+from ..run.reporting import write_report
 from ..run.texts import corpus_of_run
 from ..system.terminal import bar, print_line
 from .copies import CopiesConfig, folder_of
@@ -58,8 +60,11 @@ def measure(config: CopiesConfig, source: str, tokenizer_name: str) -> int:
     print_line(json.dumps(result) if config.json else "\n".join(copies_lines(result)))
     if os.path.isdir(source) and is_of_run(source):
         path = save_copies(Path(source), result)
+        reported = (Path(source) / METRICS).is_file()
+        if reported:
+            write_report(Path(source))
         if not config.json:
-            print_line(f"\nsaved in {path}")
+            print_line(f"\nsaved in {path}{', and shown in the report' if reported else ''}")
     return 0
 
 
