@@ -216,8 +216,8 @@ class TrainConfig:
                 raise ValueError(f"--report_to {name} is none of {', '.join(TRACKERS)}")
         if self.json and not self.dry_run:
             raise ValueError("--json is for --dry_run, give both or none")
-        if self.dry_run and self.resume:
-            raise ValueError("--dry_run is for a new run, leave out --resume")
+        if self.dry_run and (self.resume or self.fork):
+            raise ValueError("--dry_run is for a new run, leave out --resume and --fork")
         if (self.fork is None) != (self.step is None):
             raise ValueError("--fork RUN and --step N go together, give both")
         if self.fork and (self.resume or self.overwrite_output_dir):

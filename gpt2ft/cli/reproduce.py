@@ -45,7 +45,10 @@ def command(given: dict[str, Any]) -> int:
         settings = settings_of_run(str(folder))
     except ValueError as error:
         raise UsageError(str(error)) from error
-    settings |= {"output_dir": config.output or f"{folder}-reproduced", "report_to": []}
+    settings |= {
+        "output_dir": config.output or f"{folder if folder.name else folder.resolve()}-reproduced",
+        "report_to": [],
+    }
     for name in ("device", "threads"):
         if getattr(config, name) is not None:
             settings[name] = getattr(config, name)

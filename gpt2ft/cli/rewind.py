@@ -51,7 +51,9 @@ def command(given: dict[str, Any]) -> int:
         settings = settings_of_run(str(folder))
     except ValueError as error:
         raise UsageError(str(error)) from error
-    target = Path(config.output or f"{folder}-step-{config.step}")
+    target = Path(
+        config.output or f"{folder if folder.name else folder.resolve()}-step-{config.step}"
+    )
     spin_briefly()
     with listening() as stop:
         with stop.postponed():  # an import of torch's that is interrupted aborts the process

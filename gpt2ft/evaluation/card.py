@@ -42,6 +42,8 @@ class Card:
         units = self.model.units
         over = f"over {len(units.losses):,} {units.kind}"
         found = self.difference()
+        if not math.isfinite(self.model.loss - self.baseline.loss):
+            return "no comparison: a loss is not finite"
         if found is None and (self.same_tokens or units.kind == "documents"):
             return f"how sure that is cannot be said {over}, {FEWEST_UNITS} are needed"
         if found is None:
@@ -117,13 +119,15 @@ def difference(model: Score, baseline: Score | None, *, by_bytes: bool = False) 
         if ours.kind != "documents" or theirs.kind != ours.kind:
             return None
         weights, scale = ours.n_bytes, 1 / math.log(2)
+        # A tokenizer may add or drop a space: each mean is over the bytes that its own tokens have.
+        own = sum(ours.n_bytes) / max(1, sum(theirs.n_bytes))
     else:
-        weights, scale = ours.n_targets, 1.0
+        weights, scale, own = ours.n_targets, 1.0, 1.0
         if ours.n_targets != theirs.n_targets:
             return None
-    if len(ours.losses) != len(theirs.losses):
+    if ours.numbers != theirs.numbers or len(ours.losses) != len(theirs.losses):
         return None
-    found = paired_interval(ours.losses, theirs.losses, weights)
+    found = paired_interval(ours.losses, [own * loss for loss in theirs.losses], weights)
     return found and Interval(*(scale * number for number in found))
 
 

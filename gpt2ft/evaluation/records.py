@@ -50,10 +50,15 @@ def forget_after(path: Path, step: int) -> list[dict[str, Any]]:
     return kept
 
 
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no number for what is not finite: there None."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _line(record: dict[str, Any]) -> str:
-    """A record as a line of JSON; what is not finite, which JSON has no number for, as null."""
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
-    }
-    return json.dumps(finite, ensure_ascii=False) + "\n"
+    """A record as a line of JSON."""
+    return json.dumps(finite(record), ensure_ascii=False) + "\n"

@@ -73,14 +73,14 @@ def evaluations_table(run: RunFolder) -> str:
 
 def samples_section(samples: Sequence[Mapping[str, Any]]) -> str:
     """What the model wrote over time: a row for each prompt, side by side."""
-    prompts: dict[str, dict[int, str]] = {}
+    prompts: dict[tuple[str, Any], dict[int, str]] = {}
     for record in samples:
-        texts = prompts.setdefault(str(record.get("prompt", "")), {})
+        texts = prompts.setdefault((str(record.get("prompt", "")), record.get("seed")), {})
         texts[int(record["step"])] = str(record.get("text", ""))
     if not prompts:
         return ""
     rows = []
-    for prompt, texts in prompts.items():
+    for (prompt, _), texts in prompts.items():
         steps = sorted(texts)
         n = len(steps)
         shown = {steps[round(i * (n - 1) / (TIMES_SHOWN - 1))] for i in range(TIMES_SHOWN)}

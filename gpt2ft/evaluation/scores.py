@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class Units:
     """Sum of the losses in each, nats."""
     n_targets: list[int]
     n_bytes: list[int]
+    numbers: list[int] = field(default_factory=list)
+    """Which document or sample each is, or the first of those that were put together."""
 
 
 @dataclass(frozen=True)
@@ -195,4 +197,5 @@ def _units(parts: list[list[float]], kind: str, column: int) -> Units:
         losses=[round(x, 5) for x in losses.tolist()],
         n_targets=[int(x) for x in n],
         n_bytes=[int(x) for x in n_bytes],
+        numbers=[int(key) for key in keys[::together]],
     )

@@ -129,6 +129,11 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     if held_out_samples:
         size = config.per_device_eval_batch_size
         held_out = Batches(held_out_samples, collate, batch_size=size)
+    elif config.save_best or config.early_stopping_patience:
+        raise ValueError(
+            "--save_best and --early_stopping_patience go by the held-out loss, but no text is "
+            "held out: name --validation_file, or leave them out"
+        )
     optimizer = build_optimizer(
         model,
         learning_rate=rate,

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..checkpoint import checkpoints
 from ..checkpoint.manifest import CheckpointError, verify_checkpoint
 from ..evaluation.card import CARD
-from ..evaluation.records import METRICS, read_records
+from ..evaluation.records import METRICS, finite, read_records
 from ..evaluation.run_folder import COPIES, REPORT
 from ..parallel import processes
 from ..system import durable
@@ -50,6 +50,8 @@ def put_in_place(
 
 def _problem(checkpoint: Path) -> str:
     """Why a checkpoint cannot be used, empty if it can."""
+    if not checkpoint.is_dir():
+        return f"{checkpoint.name} is not in this folder"
     try:
         verify_checkpoint(checkpoint)
     except CheckpointError as error:
@@ -66,7 +68,7 @@ def write_down(
     """
     if after := observed.score(run.state.step):
         card = run_card(run, observed.score(0), after).as_json()
-        durable.replace(output_dir / CARD, json.dumps(card, indent=1).encode())
+        durable.replace(output_dir / CARD, json.dumps(finite(card), indent=1).encode())
     records = read_records(output_dir / METRICS)
     facts = end_run_file(output_dir, records, step=run.state.step)
     if "resumed" not in facts:
@@ -88,7 +90,7 @@ def conclusion(run: Run, observed: Observed, output_dir: Path, *, last: int) -> 
     parts.append(
         samples_text(observed.written(0), observed.written(step) or observed.written(last))
     )
-    lines = [warning(observed.evaluations)]
+    lines = [warning([r for r in observed.evaluations if r["step"] <= step])]
     if step != last:
         lines.append(
             f"the model is that of step {step}, the best on the held-out text; the last one is in "

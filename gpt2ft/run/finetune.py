@@ -16,6 +16,7 @@ from ..checkpoint import checkpoints
 from ..checkpoint.divided import is_divided
 from ..checkpoint.folders import checkpoint_paths, recorded_run
 from ..config import TrainConfig
+from ..data.prompts import Prompt
 from ..evaluation.records import METRICS, SAMPLES
 from ..loop import NonFiniteError, StepResult, train
 from ..parallel import processes
@@ -35,12 +36,12 @@ from .agreement import (
 from .build import Run, build
 from .ending import OF_THE_END, conclusion, put_in_place, write_down
 from .forecast import MEASURED_STEPS, early_forecast
-from .observe import Observed, due, observe, recorded
+from .observe import Observed, chosen_prompts, due, observe, recorded
 from .output_folder import check_space, locked, refuse_changes, refuse_to_overwrite, starting_point
 from .provenance import add_to_run_file, begin_run_file
 from .recipe import SETTINGS_FILE, to_yaml
 from .summary import description, plan
-from .trackers import tracked
+from .trackers import check_installed, tracked
 from .trouble import less_memory, not_finite, on_skipped
 
 
@@ -53,6 +54,7 @@ class Session:
     record: Mapping[str, Any]
     """What a checkpoint notes of settings and data, to refuse others when resuming."""
     observed: Observed
+    prompts: Sequence[Prompt]
     log: progress.TrainingReport
     stop: Stop
 
@@ -68,6 +70,7 @@ def finetune(
     and `Stopped` if a signal comes before there is something to save.
     """
     config.validate()
+    check_installed(config.report_to)
     stop = stop or Stop()
     output_dir = Path(config.output_dir)
     found = checkpoint_paths(output_dir)
@@ -76,6 +79,7 @@ def finetune(
     checkpoint = Path(chosen) if chosen else None
     refuse_unseen(checkpoint)
     run = build(config, checkpoint)
+    prompts = chosen_prompts(run)
     record = run.record()
     refuse_differences(decided_in_common(run))
     if checkpoint:
@@ -106,7 +110,7 @@ def finetune(
                 logging_steps=config.logging_steps,
                 watch=[*watch, *trackers] if is_main else (),
             )
-            return _to_an_end(Session(run, output_dir, record, observed, log, stop))
+            return _to_an_end(Session(run, output_dir, record, observed, prompts, log, stop))
 
 
 def _to_an_end(session: Session) -> int:
@@ -155,6 +159,7 @@ def _carry_out(session: Session) -> int:
     session.log.close()
     last = run.state.step
     put_in_place(run, observed, output_dir, save=lambda save: _by_writers(run, save))
+    _observe(session, at_the_end=True)  # the best model may not have written yet
     if processes.rank() == 0:
         seconds = session.log.seconds + session.log.paused_seconds
         write_down(run, observed, output_dir, last=last, seconds=seconds)
@@ -184,6 +189,7 @@ def _observe(session: Session, *, at_the_end: bool = False) -> None:
         session.observed,
         log=session.log,
         stop=session.stop,
+        prompts=session.prompts,
         samples_path=session.output_dir / SAMPLES if is_main else None,
         at_the_end=at_the_end,
     )
@@ -200,8 +206,9 @@ def _train(session: Session) -> None:
     try:
         for result in train(state, run.data, max_steps=run.max_steps, **run.loop_settings()):
             log.step(result, state)
-            if state.step == 1 + MEASURED_STEPS:
-                _note_forecast(session)
+            if state.step == 1 + MEASURED_STEPS and processes.rank() == 0:
+                expected = early_forecast(run, log.first_seconds, log.paused_seconds)
+                add_to_run_file(session.output_dir, forecast=expected)
             done = state.step >= run.max_steps
             observes = due(config.eval_steps, state.step) or due(config.sample_steps, state.step)
             saves = due(config.save_steps, state.step) or due(config.keep_every, state.step) or done
@@ -220,14 +227,6 @@ def _train(session: Session) -> None:
     except NonFiniteError as error:
         message = not_finite(run, error.result, ", the tenth in a row")
         raise FloatingPointError(message) from error
-
-
-def _note_forecast(session: Session) -> None:
-    """Write down what the first steps say of the whole run, to be compared with it at its end."""
-    if processes.rank() == 0:
-        log = session.log
-        expected = early_forecast(session.run, log.first_seconds, log.paused_seconds)
-        add_to_run_file(session.output_dir, forecast=expected)
 
 
 def _is_best(session: Session) -> bool:

@@ -21,6 +21,7 @@ from ..checkpoint import checkpoints
 from ..config import TrainConfig
 from ..data.batches import Blocks, Rows
 from ..data.collate import IGNORED
+from ..evaluation.records import finite
 from ..loop import train
 from ..parallel import processes
 from ..precision import Readback
@@ -28,7 +29,7 @@ from ..system import durable
 from ..system.signals import Stop
 from ..system.terminal import bar, print_line
 from .build import Run, build
-from .observe import due, evaluate_once, sample_once
+from .observe import chosen_prompts, due, evaluate_once, sample_once
 from .summary import description, plan
 
 MEASURED_STEPS = 3  # after one that warms up
@@ -55,7 +56,7 @@ def dry_run(config: TrainConfig, *, stop: Stop) -> int:
     facts["disk"] = about_disk(run)
     facts["peak_memory_bytes"] = max(before, peak_memory(run))
     if config.json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print(json.dumps(finite(facts), indent=1))  # ASCII: nothing that a terminal would obey
     else:
         print_line(_text(facts))
     return 0
@@ -121,10 +122,12 @@ def _measured(run: Run, stop: Stop) -> dict[str, float]:
             stop.check()
     each = [b - a for a, b in itertools.pairwise(times)]
     found = {"step": statistics.median(each[1:] or each)}
-    for name, work in (("evaluation", evaluate_once), ("samples", sample_once)):
-        start = time.monotonic()
-        work(run, stop)
-        found[name] = time.monotonic() - start
+    start = time.monotonic()
+    evaluate_once(run, stop)
+    found["evaluation"] = time.monotonic() - start
+    start = time.monotonic()
+    sample_once(run, chosen_prompts(run), stop)
+    found["samples"] = time.monotonic() - start
     return found
 
 

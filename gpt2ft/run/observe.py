@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from ..system.signals import Stop
 from ..system.terminal import bar, print_line
 from . import progress
 from .build import Run
+from .provenance import read_run_file
 from .summary import evaluation_line, sample_line
 
 SAMPLE_PROMPT_TOKENS = 24
@@ -34,6 +36,8 @@ class Observed:
 
     evaluations: Records = field(default_factory=list)
     samples: Records = field(default_factory=list)
+    begun: int = 0
+    """The step at which the run in this folder began: it has no checkpoints of earlier ones."""
 
     def score(self, step: int) -> Score | None:
         """The evaluation at that step."""
@@ -45,9 +49,9 @@ class Observed:
         return [record for record in self.samples if record["step"] == step]
 
     def best_step(self) -> int | None:
-        """The step, after the first, whose evaluation had the lowest loss."""
-        losses = {r["step"]: r["eval_loss"] for r in self.evaluations if r["step"]}
-        finite = {step: loss for step, loss in losses.items() if loss is not None}
+        """The step, after that at which it began, whose evaluation had the lowest loss."""
+        losses = {r["step"]: r["eval_loss"] for r in self.evaluations if r["step"] > self.begun}
+        finite = {s: x for s, x in losses.items() if x is not None and math.isfinite(x)}
         return min(finite, key=lambda step: (finite[step], step), default=None)
 
     def since_best(self) -> int:
@@ -67,7 +71,8 @@ def recorded(output_dir: Path, step: int, *, copied_from: Path | None) -> Observ
         if copied_from and not path.exists():
             copy_records(copied_from / name, path)
         kept.append(forget_after(path, step))
-    return Observed([record for record in kept[0] if "eval_loss" in record], kept[1])
+    begun = read_run_file(output_dir).get("first_step", 0)
+    return Observed([record for record in kept[0] if "eval_loss" in record], kept[1], begun)
 
 
 def due(steps: int | None, step: int) -> bool:
@@ -81,6 +86,7 @@ def observe(
     *,
     log: progress.TrainingReport,
     stop: Stop,
+    prompts: Sequence[Prompt],
     samples_path: Path | None,
     at_the_end: bool = False,
 ) -> None:
@@ -103,7 +109,7 @@ def observe(
     samples = at_an_end or due(config.sample_steps or config.eval_steps, step)
     if samples and not observed.written(step):
         with log.paused():
-            written = sample_once(run, stop)
+            written = sample_once(run, prompts, stop)
         if samples_path:
             append_records(samples_path, *written)
         observed.samples += written
@@ -131,11 +137,11 @@ def evaluate_once(run: Run, stop: Stop) -> Score | None:
         )
 
 
-def sample_once(run: Run, stop: Stop) -> Records:
+def sample_once(run: Run, prompts: Sequence[Prompt], stop: Stop) -> Records:
     """The prompts, continued by the model."""
     model, autocast = run.state.model, run.state.precision.autocast
     sampling = Sampling(max_new_tokens=SAMPLE_NEW_TOKENS)
-    texts = [begin(run.tokenizer, prompt.text, prompt.seed) for prompt in prompts(run)]
+    texts = [begin(run.tokenizer, prompt.text, prompt.seed) for prompt in prompts]
     with undisturbed(model):
         for first in range(0, len(texts), SAMPLES_AT_ONCE):
             batch = texts[first : first + SAMPLES_AT_ONCE]
@@ -149,7 +155,7 @@ def sample_once(run: Run, stop: Stop) -> Records:
     ]
 
 
-def prompts(run: Run) -> Sequence[Prompt]:
+def chosen_prompts(run: Run) -> Sequence[Prompt]:
     """The texts to continue: those named, else the beginning of the held-out text.
 
     Each has a seed, its own or that of the run.

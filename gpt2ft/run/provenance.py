@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -51,6 +52,7 @@ def begin_run_file(output_dir: Path, run: Run, *, asked: TrainConfig) -> None:
     else:
         facts = {
             "started": _now(),
+            "first_step": run.state.step,
             "command": command_of(asked, earlier.get("fork")),
             **now,
             "data": dict(zip(("train", "held_out"), run.digests, strict=True)),
@@ -78,8 +80,7 @@ def end_run_file(
     """Write down how a run ended, and return it all: `step` is that of the model in the folder."""
     facts = read_run_file(output_dir)
     records = [record for record in records if "loss" in record]
-    finished = read_json(output_dir / MANIFEST)["files"].get("model.safetensors", {})
-    facts["weights"] = {**facts.get("weights", {}), "after": finished.get("sha256")}
+    facts["weights"] = {**facts.get("weights", {}), "after": _finished_weights(output_dir)}
     facts |= {
         "finished": _now(),
         "steps": len(records),
@@ -89,6 +90,15 @@ def end_run_file(
     }
     _write(output_dir, facts)
     return facts
+
+
+def _finished_weights(output_dir: Path) -> str | None:
+    """sha256 of the finished model's file of weights; of several, that of all their hashes."""
+    files = read_json(output_dir / MANIFEST)["files"]
+    hashes = [files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")]
+    if len(hashes) < 2:
+        return hashes[0] if hashes else None
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def made_with(run: Run) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,4 +76,6 @@ def differing_settings(runs: Sequence[RunFolder]) -> Mapping[str, Sequence[Any]]
 
 def _command(run: RunFolder) -> str:
     """What makes the run again: its own command line, or the one that goes by its record."""
-    return "\n".join(filter(None, [run.facts.get("command"), f"gpt2ft reproduce {run.path}"]))
+    return "\n".join(
+        filter(None, [run.facts.get("command"), f"gpt2ft reproduce {shlex.quote(str(run.path))}"])
+    )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig
-from ..evaluation.records import METRICS, read_records
+from ..evaluation.records import METRICS, finite, read_records
+from ..parallel import processes
 from ..system.signals import Stop
 from ..system.terminal import print_line
 from .finetune import finetune
@@ -38,10 +39,13 @@ def reproduce(folder: Path, config: TrainConfig, *, stop: Stop) -> int:
     status = carry_out(config, stop=stop, watch=[comparison])
     if status:
         return status
-    print_line()
-    now = read_run_file(Path(config.output_dir))
-    print_line(comparison.verdict(facts, now))
-    return 0 if comparison.same(facts, now) else 1
+
+    def judged() -> str:
+        now = read_run_file(Path(config.output_dir))
+        print_line(f"\n{comparison.verdict(facts, now)}")
+        return "same" if comparison.same(facts, now) else ""
+
+    return 0 if processes.on_main(judged) else 1
 
 
 class Comparison:
@@ -62,7 +66,7 @@ class Comparison:
             differ = [
                 f"{name} {record[name]!r}, recorded {expected.get(name)!r}"
                 for name in COMPARED
-                if name in record and record[name] != expected.get(name)
+                if name in record and finite(record[name]) != expected.get(name)
             ]
             if differ:
                 what = "step" if "loss" in record else "the evaluation at step"
@@ -73,8 +77,8 @@ class Comparison:
 
     def same(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         """Whether all steps were, and the weights at the end."""
-        weights = (facts.get("weights", {}).get("after") for facts in (then, now))
-        return self._parted is None and len(set(weights)) == 1
+        before, after = (facts.get("weights", {}).get("after") for facts in (then, now))
+        return self._parted is None and after is not None and before == after
 
     def verdict(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         """What came of it, and what the two runs were made with, where that differs."""

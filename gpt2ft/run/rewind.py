@@ -69,6 +69,11 @@ def fork(config: TrainConfig, *, stop: Stop, watch: Sequence[Watch] = ()) -> int
         del earlier  # before the next is built: two may be more than fits
         run = build(config, path)
         _refuse_another_position(record["config"], run.record()["config"])
+        if config.step >= run.max_steps:
+            raise ValueError(
+                f"--fork at step {config.step} leaves nothing to train, the run has "
+                f"{run.max_steps} steps: give more --max_steps"
+            )
         options = [_options(group) for group in run.state.optimizer.param_groups]
         checkpoints.load_checkpoint(path, run.state)
         for group, new in zip(run.state.optimizer.param_groups, options, strict=True):
@@ -106,6 +111,9 @@ def run_at(folder: Path, step: int, *, output_dir: Path, stop: Stop) -> Run:
     `output_dir` takes what the run writes meanwhile, if it streams its corpus. Raises `ValueError`
     if no checkpoint is at or before that step, or the corpus is another one now.
     """
+    records = read_records(folder / METRICS)
+    if records and step > (last := max(record["step"] for record in records)):
+        raise ValueError(f"--step {step} is beyond the run in {folder}, which made {last} steps")
     checkpoint = _checkpoint_before(folder, step)
     record = recorded_run(checkpoint)
     known = {field.name for field in dataclasses.fields(TrainConfig)}
@@ -126,7 +134,7 @@ def run_at(folder: Path, step: int, *, output_dir: Path, stop: Stop) -> Run:
         print_line(
             "note: the run's gradients were added in another order: the last bits may differ"
         )
-    _train_again(run, step, read_records(folder / METRICS), stop=stop)
+    _train_again(run, step, records, stop=stop)
     return run
 
 
@@ -184,5 +192,5 @@ def _train_again(run: Run, step: int, records: list[dict[str, Any]], *, stop: St
             "its versions or its number of threads are not those of the run, and the last bits "
             "differ"
         )
-    elif results and recorded:
+    elif results and all(result.step in recorded for result in results):
         print_line(f"each loss of steps {begin + 1} to {step} is the one that was recorded")

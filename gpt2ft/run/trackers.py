@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,37 @@ def tracked(
     is left out from there on: the run does not end for it. Raises `ValueError` if one is not
     installed.
     """
-    chosen = [name for name in names if name != "none"]
-    for name in chosen:
-        _check_installed(name)
+    check_installed(names)
     with contextlib.ExitStack() as stack:
         trackers: list[Callable[[Sequence[Record]], None]] = []
-        for name in chosen:
-            with contextlib.redirect_stdout(io.StringIO()):
-                log = stack.enter_context(OPENED[name](output_dir, settings, first_step))
+        for name in names:
+            if name == "none":
+                continue
+            manager = OPENED[name](output_dir, settings, first_step)
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    log = manager.__enter__()
+            except Exception as error:
+                print_line(_note(name, error))
+                continue
+            stack.callback(_close, name, manager)
             trackers.append(_Guarded(name, log))
         yield trackers
+
+
+def _close(name: str, manager: contextlib.AbstractContextManager[Any]) -> None:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            manager.__exit__(None, None, None)
+    except Exception as error:
+        print_line(_note(name, error))
+
+
+def _note(name: str, error: Exception) -> str:
+    return (
+        f"note: {name} takes no records, {error}; the run goes on, and `gpt2ft track` can give "
+        "them to it later"
+    )
 
 
 class _Guarded:
@@ -71,19 +93,20 @@ class _Guarded:
                     self._log(values, record["step"])
         except Exception as error:
             self._failed = True
-            print_line(
-                f"note: {self._name} takes no more records, {error}; the run goes on, and "
-                f"`gpt2ft track` can give them to it later"
-            )
+            print_line(_note(self._name, error))
 
 
-def _check_installed(name: str) -> None:
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"--report_to {name} needs a library: pip install 'gpt2ft[{name}]'"
-        ) from error
+def check_installed(names: Sequence[str]) -> None:
+    """Raise `ValueError` if a tracker is not installed."""
+    for name in names:
+        if name == "none":
+            continue
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"--report_to {name} needs a library: pip install 'gpt2ft[{name}]'"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -92,6 +115,8 @@ def _tensorboard(output_dir: Path, settings: Mapping[str, Any], first_step: int)
 
     folder = output_dir / LOGS
     purge = first_step + 1 if first_step else None  # a run that goes on repeats those after it
+    if not first_step:  # of a run that is no more, or the same records once more
+        shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder), purge_step=purge) as writer:
         told = "\n".join(f"    {name}: {value}" for name, value in settings.items())
         writer.add_text("settings", told, global_step=first_step)
@@ -136,8 +161,7 @@ def _trackio(output_dir: Path, settings: Mapping[str, Any], first_step: int) -> 
     try:
         yield lambda values, step: trackio.log(dict(values), step=step)
     finally:
-        with contextlib.redirect_stdout(io.StringIO()):
-            trackio.finish()
+        trackio.finish()
 
 
 OPENED = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}

@@ -38,6 +38,13 @@ def test_other_tokenizers_are_compared_by_bytes():
     baseline = Score(**{**vars(baseline), "units": Units(**{**vars(baseline.units)})})
     card = Card(model, baseline, protocol="p", same_tokens=False)
     assert "in bits per byte" in card.verdict() and "bits_per_byte" in card.as_json()["difference"]
+    more = Units(**{**vars(baseline.units), "n_bytes": [x + 10 for x in baseline.units.n_bytes]})
+    longer = Score(**{**vars(baseline), "units": more, "n_bytes": sum(more.n_bytes)})
+    found = Card(model, longer, protocol="p", same_tokens=False).difference()
+    assert found.difference == pytest.approx(model.bits_per_byte - longer.bits_per_byte)
+    others = Units(**{**vars(model.units), "numbers": list(range(1, 21))})
+    shifted = Score(**{**vars(model), "units": others})
+    assert Card(model, shifted, protocol="p", same_tokens=False).difference() is None
     blocks = Card(made(3.0), made(4.0), protocol="p", same_tokens=False)
     assert blocks.difference() is None and "the tokenizers differ" in blocks.verdict()
 
@@ -53,6 +60,11 @@ def test_all_forms_have_the_same_figures():
     assert "|---|---:|---:|" in card.markdown()
     alone = Card(made(2.0), None, protocol="p")
     assert "baseline" not in alone.text() + alone.markdown()
+
+
+def test_a_loss_that_is_not_finite_is_no_comparison():
+    broken = Score(**{**vars(made(2.0)), "loss": float("nan")})
+    assert Card(broken, made(2.0), protocol="p").verdict() == "no comparison: a loss is not finite"
 
 
 def test_large_numbers_stay_apart():

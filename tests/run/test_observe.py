@@ -1,6 +1,7 @@
 """The best model, early stopping, samples on the way: pytest tests/run/test_observe.py"""
 
 import json
+import math
 
 import pytest
 
@@ -40,6 +41,9 @@ def test_the_best_model_is_kept_and_put_in_place(settings, tmp_path, monkeypatch
     facts = json.loads((out / "run.json").read_text())
     assert facts["step_of_the_model"] == 4 and facts["steps"] == 12
     assert json.loads((out / "manifest.json").read_text())["step"] == 4
+    samples = read_records(out / "samples.jsonl")
+    assert samples[-1]["step"] == 12 and {s["step"] for s in samples} >= {0, 4}
+    assert "has become worse" not in shown and "overfits" not in shown
 
 
 def test_a_run_without_gain_stops_early_and_may_go_on(settings, tmp_path, monkeypatch, capsys):
@@ -97,6 +101,28 @@ def test_the_best_step_is_the_first_of_the_lowest():
     observed = Observed([*records, {"step": 8, "eval_loss": None}])
     assert observed.best_step() == 4 and observed.since_best() == 2
     assert Observed().best_step() is None and Observed().since_best() == 0
+    assert Observed([*records, {"step": 5, "eval_loss": math.nan}], begun=4).best_step() == 6
+
+
+def test_without_held_out_text_there_is_no_best_model(settings):
+    flags = {"validation_split_percentage": 0, "eval_steps": 2, "save_best": True}
+    with pytest.raises(ValueError, match="no text is held out: name --validation_file"):
+        finetune(TrainConfig(**{**settings, **flags}))
+
+
+def test_a_file_of_prompts_is_read_once(settings, tmp_path, monkeypatch):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("line")
+    original = observing.sample_once
+
+    def sample_once(*arguments):
+        prompts.unlink(missing_ok=True)
+        return original(*arguments)
+
+    monkeypatch.setattr(observing, "sample_once", sample_once)
+    assert finetune(TrainConfig(**settings, sample_prompts=[str(prompts)])) == 0
+    records = read_records(tmp_path / "out" / "samples.jsonl")
+    assert [r["prompt"] for r in records] == ["line", "line"]
 
 
 @pytest.mark.parametrize("name", ["save_best", "early_stopping_patience"])

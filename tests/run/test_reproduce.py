@@ -1,12 +1,13 @@
 """pytest tests/run/test_reproduce.py"""
 
 import json
+import math
 
 import pytest
 
 from gpt2ft.config import TrainConfig
 from gpt2ft.run.finetune import finetune
-from gpt2ft.run.reproduce import differences, reproduce
+from gpt2ft.run.reproduce import Comparison, differences, reproduce
 from gpt2ft.system.signals import Stop
 
 
@@ -40,6 +41,14 @@ def test_where_two_runs_part_is_said_while_they_run(done, settings, tmp_path, ca
     assert shown.count("the runs part at step 1: loss ") == 2  # at once, and at the end
     assert shown.index("the runs part at step 1") < shown.index("step      5/12")
     assert "versions torch: 2.12.0 then" in shown and "weights are NOT the same" in shown
+
+
+def test_what_is_not_finite_is_recorded_as_null():
+    """As the first overflow of fp16 is."""
+    comparison = Comparison([{"step": 1, "loss": None, "grad_norm": None}])
+    comparison([{"step": 1, "loss": math.nan, "grad_norm": math.inf}])
+    assert "1 steps are the same" in comparison.verdict({}, {})
+    assert not comparison.same({}, {})  # there are no weights to compare
 
 
 def test_what_differs_is_named():

@@ -39,6 +39,8 @@ def test_the_weights_of_steps_that_were_not_saved(every_step, settings, tmp_path
     assert "each loss of steps 7 to 8 is the one that was recorded" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"--step 2 is before any checkpoint .* 3, 6, 9, 10, 12"):
         rewind(tmp_path / "sparse", 2, tmp_path / "at-2", stop=Stop())
+    with pytest.raises(ValueError, match=r"--step 13 is beyond the run in .*, which made 12 steps"):
+        rewind(tmp_path / "sparse", 13, tmp_path / "at-13", stop=Stop())
     with pytest.raises(ValueError, match="holds a model already"):
         rewind(tmp_path / "sparse", 4, tmp_path / "at-4", stop=Stop())
 
@@ -123,9 +125,25 @@ def test_a_fork_goes_another_way(settings, every_step, tmp_path):
     assert all((after[name] == before[name]).all() for name in after)
 
 
+def test_a_fork_counts_its_own_evaluations_alone(settings, every_step, tmp_path):
+    """The best model of the run it comes from is not in its folder."""
+    records = [json.loads(line) for line in (every_step / "metrics.jsonl").read_text().splitlines()]
+    low = {"step": 4, "eval_loss": 0.1, "eval_perplexity": 1.1, "n_targets": 5}
+    text = "".join(json.dumps(record) + "\n" for record in [*records, low])
+    (every_step / "metrics.jsonl").write_text(text)
+    flags = {"eval_steps": 2, "save_best": True, "early_stopping_patience": 3}
+    out, config = forked(settings, every_step, tmp_path, **flags)
+    assert fork(config, stop=Stop()) == 0
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["first_step"] == 5 < facts["step_of_the_model"]
+
+
 def test_what_a_fork_cannot_change(settings, every_step, tmp_path):
     _, config = forked(settings, every_step, tmp_path, block_size=16)
     with pytest.raises(ValueError, match="--block_size is 16, but a fork keeps the 32"):
+        fork(config, stop=Stop())
+    _, config = forked(settings, every_step, tmp_path, step=6, max_steps=6)
+    with pytest.raises(ValueError, match="leaves nothing to train, the run has 6 steps"):
         fork(config, stop=Stop())
     (tmp_path / "fork").mkdir()
     (tmp_path / "fork" / "x").touch()

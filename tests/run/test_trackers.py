@@ -78,8 +78,26 @@ def test_a_tracker_that_fails_does_not_end_the_run(settings, tmp_path, monkeypat
     monkeypatch.setattr(trackers, "OPENED", opened)
     assert finetune(TrainConfig(**settings, report_to=["tensorboard"])) == 0
     shown = capsys.readouterr().out
-    assert shown.count("note: tensorboard takes no more records, no route to host") == 1
+    assert shown.count("note: tensorboard takes no records, no route to host") == 1
     assert "saved to" in shown
+
+
+def test_one_that_cannot_begin_or_end_does_not_either(settings, monkeypatch, capsys):
+    @contextlib.contextmanager
+    def cannot_begin(*_):
+        raise PermissionError("no key")
+        yield
+
+    @contextlib.contextmanager
+    def cannot_end(*_):
+        yield lambda values, step: None
+        raise ConnectionError("gone")
+
+    for fails, words in ((cannot_begin, "no key"), (cannot_end, "gone")):
+        monkeypatch.setattr(trackers, "OPENED", {"tensorboard": fails})
+        config = TrainConfig(**settings, report_to=["tensorboard"], overwrite_output_dir=True)
+        assert finetune(config) == 0
+        assert f"note: tensorboard takes no records, {words}" in capsys.readouterr().out
 
 
 def test_what_is_missing_or_unknown_is_said_before_the_run(settings, tmp_path, monkeypatch):
