@@ -5,6 +5,7 @@ Loads no torch: the command line looks for finished runs, too.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from pathlib import Path
@@ -74,6 +75,21 @@ def recorded_run(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` was given as `run`."""
     run: dict[str, Any] = read_json(path / MANIFEST).get("run", {})
     return run
+
+
+def finished_weights(folder: Path) -> str | None:
+    """sha256 of a finished model's file of weights; of several files, that of all their hashes.
+
+    None if there is no finished model of ours. The files are not read: the manifest has the hashes.
+    """
+    try:
+        files = read_json(folder / MANIFEST).get("files", {})
+    except CheckpointError:
+        return None
+    hashes = [files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")]
+    if len(hashes) < 2:
+        return hashes[0] if hashes else None
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def is_finished(output_dir: Path) -> bool:

@@ -69,6 +69,7 @@ def add_to(commands: Commands) -> None:
 
 
 def command(given: dict[str, Any]) -> int:
+    """Measure copies, and show them; returns the exit status."""
     source = given.pop("source")
     try:
         config = CopiesConfig(**given)

@@ -28,6 +28,7 @@ def add_to(commands: Commands) -> None:
 
 
 def command(given: dict[str, Any]) -> int:
+    """Continue the texts asked for; returns the exit status."""
     try:
         config = GenerateConfig(**given)
         name = config.model_name_or_path or newest_finished_run(Path.cwd())

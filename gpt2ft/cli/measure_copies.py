@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.folders import finished_weights
 from ..data.corpus import Corpus, expand, load_corpus
 from ..data.prompts import Prompt, read_prompts
 from ..data.token_store import TokenStore
@@ -16,7 +17,6 @@ from ..evaluation.copies import (
     TrainingText,
     Written,
     measure_copies,
-    model_sha256,
     pieces_of,
     read_samples,
     save_copies,
@@ -55,7 +55,7 @@ def measure(config: CopiesConfig, source: str, tokenizer_name: str) -> int:
         samples = _drawn(config, source, tokenizer_name, prompts, training)
     result = measure_copies(samples, training, tokenizer, held_out, seed=config.seed)
     result["sampling"] = dataclasses.asdict(config.sampling) if drawn else None
-    result["model_sha256"] = model_sha256(folder_of(source)) if drawn else None
+    result["model_sha256"] = finished_weights(folder_of(source)) if drawn else None
     # In ASCII, as what is not printable would be escaped otherwise than JSON does.
     print_line(json.dumps(result) if config.json else "\n".join(copies_lines(result)))
     if os.path.isdir(source) and is_of_run(source):

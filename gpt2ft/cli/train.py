@@ -38,6 +38,7 @@ def add_to(commands: Commands) -> None:
 
 
 def add_run_flags(parser: argparse.ArgumentParser, without_help: Collection[str] = ()) -> None:
+    """Add the flags of a run; those named `without_help` are taken, and not shown in the help."""
     parser.add_argument(
         "--config",
         metavar="NAME|FILE",
@@ -53,6 +54,8 @@ def add_run_flags(parser: argparse.ArgumentParser, without_help: Collection[str]
 
 
 def command(given: dict[str, Any]) -> int:
+    """Carry out the run, the fork or the dry run asked for; returns the exit status."""
+
     def load(stop: Stop) -> Command:
         from ..run.finetune import finetune
         from ..run.forecast import dry_run

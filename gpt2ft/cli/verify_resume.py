@@ -37,6 +37,7 @@ def add_to(commands: Commands) -> None:
 
 
 def command(given: dict[str, Any]) -> int:
+    """Try it, on the numbers of processes if they are named; returns the exit status."""
     steps = given.pop("steps")
     if steps < 1:
         raise UsageError(f"--steps is {steps}, give a number >= 1")

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from ..checkpoint.folders import is_finished
-from ..checkpoint.manifest import MANIFEST, read_json
 from ..data.json_files import check_encodes, records
 from ..data.suffixes import Span, SuffixIndex, boundaries_of
 from ..data.token_index import IntArray
@@ -22,7 +20,6 @@ from ..system import durable
 from .run_folder import COPIES
 
 NGRAMS = (5, 10, 20)
-WEIGHTS = "model.safetensors"
 TRIES = 100  # to find a place where no document ends
 SLACK = 8  # characters: a tokenizer may add or drop a space where a text is cut
 
@@ -211,16 +208,6 @@ def read_samples(path: str) -> list[Written]:
 def _n_documents(rows: Dataset) -> int:
     """Documents may come in pieces, see `Corpus`."""
     return sum(rows["first"]) if "first" in rows.column_names else len(rows)
-
-
-def model_sha256(folder: Path) -> str | None:
-    """The hash of a finished run's weights; None if the folder has none."""
-    if not is_finished(folder):
-        return None
-    digest: str | None = (
-        read_json(folder / MANIFEST).get("files", {}).get(WEIGHTS, {}).get("sha256")
-    )
-    return digest
 
 
 def save_copies(folder: Path, result: dict[str, Any]) -> Path:

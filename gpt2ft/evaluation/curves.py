@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_POINTS = 1000
-NOTEWORTHY = 0.01  # nats: a held-out loss that rises by less is no overfitting
+NOTEWORTHY = 0.01  # nats; evaluations between which nothing happened may differ by less
 
 Record = Mapping[str, Any]
 

@@ -46,12 +46,12 @@ def read_run_folder(path: str | Path) -> RunFolder:
         raise ValueError(
             f"{folder} holds no {METRICS} with records, name the output folder of a run"
         )
-    card, facts, copies = (_object(folder / name) for name in (CARD, RUN_FILE, COPIES))
+    card, facts, copies = (read_object(folder / name) for name in (CARD, RUN_FILE, COPIES))
     samples = read_records(folder / SAMPLES)
     return RunFolder(folder, records, samples, card, facts, copies, curves(records))
 
 
-def _object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """An object of a JSON file, empty if there is none or it is damaged."""
     try:
         return read_json(path)

@@ -87,9 +87,7 @@ def conclusion(run: Run, observed: Observed, output_dir: Path, *, last: int) -> 
     parts = []
     if after := observed.score(step):
         parts.append(run_card(run, observed.score(0), after).text())
-    parts.append(
-        samples_text(observed.written(0), observed.written(step) or observed.written(last))
-    )
+    parts.append(samples_text(observed.written(0), observed.written(step)))
     lines = [warning([r for r in observed.evaluations if r["step"] <= step])]
     if step != last:
         lines.append(

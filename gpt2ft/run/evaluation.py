@@ -15,13 +15,13 @@ from ..data.collate import CausalLMCollator
 from ..data.token_store import tokenize
 from ..evaluation.card import Card
 from ..evaluation.config import EvaluateConfig
-from ..evaluation.scores import Score, score
+from ..evaluation.scores import Score
 from ..evaluation.windows import Windows
 from ..kernels.accelerate import accelerate
 from ..models import loading, probe
 from ..precision import Precision, resolve_device, resolve_precision
 from ..system.signals import Stop
-from ..system.terminal import bar
+from .observe import score_shown
 from .recipe import SETTINGS_FILE, load_recipe
 from .texts import Cutter, open_texts
 
@@ -132,11 +132,5 @@ def _scored(
         protocol = cut.protocol()
     collate = CausalLMCollator(tokenizer.pad_token_id)
     data = Batches(samples, collate, batch_size=config.per_device_eval_batch_size)
-    with bar(len(data), "evaluating") as shown:
-
-        def on_batch() -> None:
-            shown.update()
-            stop.check()
-
-        found = score(model, data, tokenizer, precision=precision, on_batch=on_batch)
+    found = score_shown(model, data, tokenizer, precision, stop)
     return found, _Tokens(size, protocol, digest)

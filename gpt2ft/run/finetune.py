@@ -35,7 +35,7 @@ from .agreement import (
 )
 from .build import Run, build
 from .ending import OF_THE_END, conclusion, put_in_place, write_down
-from .forecast import MEASURED_STEPS, early_forecast
+from .forecast import early_forecast
 from .observe import Observed, chosen_prompts, due, observe, recorded
 from .output_folder import check_space, locked, refuse_changes, refuse_to_overwrite, starting_point
 from .provenance import add_to_run_file, begin_run_file
@@ -206,7 +206,7 @@ def _train(session: Session) -> None:
     try:
         for result in train(state, run.data, max_steps=run.max_steps, **run.loop_settings()):
             log.step(result, state)
-            if state.step == 1 + MEASURED_STEPS and processes.rank() == 0:
+            if state.step == progress.FIRST_STEPS and processes.rank() == 0:
                 expected = early_forecast(run, log.first_seconds, log.paused_seconds)
                 add_to_run_file(session.output_dir, forecast=expected)
             done = state.step >= run.max_steps

@@ -29,10 +29,11 @@ from ..system import durable
 from ..system.signals import Stop
 from ..system.terminal import bar, print_line
 from .build import Run, build
-from .observe import chosen_prompts, due, evaluate_once, sample_once
+from .observe import chosen_prompts, evaluate_once, sample_once
+from .output_folder import checkpoints_at_once
+from .progress import FIRST_STEPS
 from .summary import description, plan
 
-MEASURED_STEPS = 3  # after one that warms up
 CURVE = " ▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 60
 BATCHES_LOOKED_AT = 50
@@ -50,11 +51,10 @@ def dry_run(config: TrainConfig, *, stop: Stop) -> int:
     if not config.json:
         print_line(description(run))
         print_line(plan(run))
-    before = peak_memory(run)
-    seconds = _measured(run, stop)
-    facts["seconds"] = _seconds(run, seconds)
+    each = _measured(run, stop)
+    facts["seconds"] = {**each, **forecast(run, each["step"], each["evaluation"], each["samples"])}
     facts["disk"] = about_disk(run)
-    facts["peak_memory_bytes"] = max(before, peak_memory(run))
+    facts["peak_memory_bytes"] = peak_memory(run)
     if config.json:
         print(json.dumps(finite(facts), indent=1))  # ASCII: nothing that a terminal would obey
     else:
@@ -110,7 +110,7 @@ def _curve(run: Run) -> list[float]:
 def _measured(run: Run, stop: Stop) -> dict[str, float]:
     """Seconds of a step, an evaluation and the samples of one time."""
     times = [time.monotonic()]
-    steps = min(run.max_steps, 1 + MEASURED_STEPS)
+    steps = min(run.max_steps, FIRST_STEPS)
     settings = run.loop_settings()
     skips: Readback[int] = Readback()
     with bar(steps, "measuring", unit="step") as shown:
@@ -131,13 +131,8 @@ def _measured(run: Run, stop: Stop) -> dict[str, float]:
     return found
 
 
-def _seconds(run: Run, each: dict[str, float]) -> dict[str, float]:
-    """Seconds of the whole run, without loading and saving."""
-    return {**each, **forecast(run, each["step"], each["evaluation"], each["samples"])}
-
-
 def forecast(run: Run, step: float, evaluation: float, samples: float) -> dict[str, float]:
-    """Seconds of all steps and of all observations, given those of one."""
+    """Seconds of all steps and observations, given those of one; without loading and saving."""
     config, n = run.config, run.max_steps
     at_ends = 2
     evaluations = at_ends + ((n - 1) // config.eval_steps if config.eval_steps else 0)
@@ -149,13 +144,8 @@ def forecast(run: Run, step: float, evaluation: float, samples: float) -> dict[s
 
 def about_disk(run: Run) -> dict[str, int]:
     """Bytes of a checkpoint, of all that the run will hold at once, and what is free."""
-    config = run.config
-    one = checkpoints.checkpoint_bytes(run.state)
-    saves = {s for s in range(1, run.max_steps + 1) if due(config.save_steps, s)} | {run.max_steps}
-    kept = {s for s in range(1, run.max_steps + 1) if due(config.keep_every, s)}
-    newest = min(len(saves | kept), config.save_total_limit + 1)
-    n = newest + config.save_best + max(0, len(kept) - config.save_total_limit)
-    place = Path(config.output_dir).absolute()
+    one, n = checkpoints.checkpoint_bytes(run.state), checkpoints_at_once(run)
+    place = Path(run.config.output_dir).absolute()
     there = next(path for path in (place, *place.parents) if os.path.lexists(path))
     model = sum(p.numel() * p.element_size() for p in run.state.model.parameters())
     free = durable.free_bytes(there)

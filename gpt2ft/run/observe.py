@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.batches import Batches
 from ..data.prompts import Prompt, read_prompts
 from ..evaluation.records import METRICS, SAMPLES, append_records, copy_records, forget_after
 from ..evaluation.scores import Score, score
@@ -16,6 +17,7 @@ from ..generation.config import Sampling
 from ..generation.text import begin, extend
 from ..guards import undisturbed
 from ..parallel import processes
+from ..precision import Precision
 from ..system.signals import Stop
 from ..system.terminal import bar, print_line
 from . import progress
@@ -121,20 +123,22 @@ def evaluate_once(run: Run, stop: Stop) -> Score | None:
     """The score on the held-out text, if there is one, with a progress bar."""
     if run.held_out is None:
         return None
-    n_batches = -(-len(run.held_out) // processes.size())  # of this process
+    state = run.state
+    return score_shown(state.model, run.held_out, run.tokenizer, state.precision, stop)
+
+
+def score_shown(
+    model: Any, data: Batches, tokenizer: Any, precision: Precision, stop: Stop
+) -> Score:
+    """`evaluation.scores.score`, with a progress bar. Raises `Stopped` if a signal comes."""
+    n_batches = -(-len(data) // processes.size())  # of this process
     with bar(n_batches, "evaluating") as shown:
 
         def on_batch() -> None:
             shown.update()
             stop.check()
 
-        return score(
-            run.state.model,
-            run.held_out,
-            run.tokenizer,
-            precision=run.state.precision,
-            on_batch=on_batch,
-        )
+        return score(model, data, tokenizer, precision=precision, on_batch=on_batch)
 
 
 def sample_once(run: Run, prompts: Sequence[Prompt], stop: Stop) -> Records:

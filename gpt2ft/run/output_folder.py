@@ -117,11 +117,15 @@ def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
 
 def check_space(run: Run, output_dir: Path) -> None:
     """Raise `OSError` unless there is room for all checkpoints that the run will hold at once."""
-    config, left = run.config, run.max_steps - run.state.step
-    there = len(checkpoint_folders(output_dir))
-    more = min(-(-left // config.save_steps), config.save_total_limit + 1 - there)
-    more = max(1, more) + config.save_best + (left // config.keep_every if config.keep_every else 0)
+    more = checkpoints_at_once(run, there=len(checkpoint_folders(output_dir)))
     checkpoints.check_space(output_dir, run.state, checkpoints=more)
+
+
+def checkpoints_at_once(run: Run, *, there: int = 0) -> int:
+    """The most checkpoints that the run will hold at once, besides so many that are there."""
+    config, left = run.config, run.max_steps - run.state.step
+    newest = max(1, min(-(-left // config.save_steps), config.save_total_limit + 1 - there))
+    return newest + config.save_best + (left // config.keep_every if config.keep_every else 0)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ Watch = Callable[[Sequence[dict[str, Any]]], None]
 """What is called with records, those of steps or of an evaluation, as they are made."""
 
 SECONDS_BETWEEN_REFRESHES = 0.5
+FIRST_STEPS = 4  # by which the whole run is forecast; the first of them warms up
 
 
 class TrainingReport:
@@ -49,7 +50,7 @@ class TrainingReport:
         self._last_step = time.monotonic()
         self._seconds_of: list[float] = []  # of the steps that are pending
         self.first_seconds: list[float] = []
-        """Seconds of the first steps, at most 4."""
+        """Seconds of each of the `FIRST_STEPS`, as far as they are done."""
         self.seconds = 0.0
         """Of all steps so far."""
         self.paused_seconds = 0.0
@@ -62,7 +63,7 @@ class TrainingReport:
         self._pending.append(result)
         self._seconds_of.append(now - self._last_step)
         self.seconds += now - self._last_step
-        self.first_seconds += [now - self._last_step][: 4 - len(self.first_seconds)]
+        self.first_seconds += [now - self._last_step][: FIRST_STEPS - len(self.first_seconds)]
         self._last_step = now
         self._bar.update(state.step - self._bar.n)
         if state.step % self._logging_steps == 0 or state.step >= self._max_steps:

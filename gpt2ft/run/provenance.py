@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 import platform
@@ -19,25 +18,20 @@ import xxhash
 
 from .. import __version__
 from ..checkpoint.divided import is_divided
-from ..checkpoint.manifest import MANIFEST, CheckpointError, read_json
+from ..checkpoint.folders import finished_weights
 from ..config import TrainConfig
-from ..evaluation.run_folder import RUN_FILE
+from ..evaluation.run_folder import RUN_FILE, read_object
 from ..parallel import processes
 from ..settings import field_types, names_where
 from ..system import durable
 from .build import Run
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
-DECIDED = ("learning_rate", "block_size", "precision", "threads", "micro_batches_per_step")
-"""Settings that a run decides if they are not given: written out, but no choice of the user."""
 
 
 def read_run_file(output_dir: Path) -> dict[str, Any]:
     """What is written down of the run in a folder; empty if nothing is."""
-    try:
-        return read_json(output_dir / RUN_FILE)
-    except CheckpointError:
-        return {}
+    return read_object(output_dir / RUN_FILE)
 
 
 def begin_run_file(output_dir: Path, run: Run, *, asked: TrainConfig) -> None:
@@ -80,7 +74,7 @@ def end_run_file(
     """Write down how a run ended, and return it all: `step` is that of the model in the folder."""
     facts = read_run_file(output_dir)
     records = [record for record in records if "loss" in record]
-    facts["weights"] = {**facts.get("weights", {}), "after": _finished_weights(output_dir)}
+    facts["weights"] = {**facts.get("weights", {}), "after": finished_weights(output_dir)}
     facts |= {
         "finished": _now(),
         "steps": len(records),
@@ -90,15 +84,6 @@ def end_run_file(
     }
     _write(output_dir, facts)
     return facts
-
-
-def _finished_weights(output_dir: Path) -> str | None:
-    """sha256 of the finished model's file of weights; of several, that of all their hashes."""
-    files = read_json(output_dir / MANIFEST)["files"]
-    hashes = [files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")]
-    if len(hashes) < 2:
-        return hashes[0] if hashes else None
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def made_with(run: Run) -> dict[str, Any]:

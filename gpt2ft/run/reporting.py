@@ -25,7 +25,7 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     Raises `ValueError` if there is no run, `OSError` if it cannot be written.
     """
     run = read_run_folder(folder)
-    settings = settings_of(run)
+    settings = recorded_settings(run)
     defaults = vars(TrainConfig())
     chosen = {
         name: [value]
@@ -54,7 +54,7 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
     durable.replace(output, html.encode())
 
 
-def settings_of(run: RunFolder) -> dict[str, Any]:
+def recorded_settings(run: RunFolder) -> dict[str, Any]:
     """All settings of a run; empty if they were not written down, or by another version."""
     path = run.path / SETTINGS_FILE
     try:
@@ -65,7 +65,7 @@ def settings_of(run: RunFolder) -> dict[str, Any]:
 
 def differing_settings(runs: Sequence[RunFolder]) -> Mapping[str, Sequence[Any]]:
     """Settings that are not the same in all runs, with their value in each."""
-    each = [settings_of(run) for run in runs]
+    each = [recorded_settings(run) for run in runs]
     names = [name for name in vars(TrainConfig()) if name not in UNSAID]
     return {
         name: [settings.get(name, "") for settings in each]

@@ -31,7 +31,7 @@ def reproduce(folder: Path, config: TrainConfig, *, stop: Stop) -> int:
     if not any("loss" in record for record in records):
         raise ValueError(f"{folder} has no records of steps, name the output folder of a run")
     facts = read_run_file(folder)
-    comparison = Comparison(records)
+    comparison = RecordComparison(records)
     origin = facts.get("fork")
     if origin:
         config = dataclasses.replace(config, fork=origin["of"], step=origin["step"])
@@ -48,7 +48,7 @@ def reproduce(folder: Path, config: TrainConfig, *, stop: Stop) -> int:
     return 0 if processes.on_main(judged) else 1
 
 
-class Comparison:
+class RecordComparison:
     """Compares the records of a run with those of an earlier one, as they are made."""
 
     def __init__(self, records: Sequence[Mapping[str, Any]]) -> None:

@@ -11,11 +11,11 @@ import torch
 from ..data.batches import Blocks
 from ..data.stream import Stream
 from ..evaluation.card import Card, difference, short
+from ..evaluation.curves import NOTEWORTHY
 from ..evaluation.scores import Score
 from ..parallel import processes
 from .build import Run
 
-NOTEWORTHY = 0.01  # nats; evaluations between which nothing happened may differ by less
 PROMPT_WIDTH = 40  # characters of a prompt in a line
 LINE_WIDTH = 80  # of what the model wrote
 PARAGRAPH_WIDTH = 90

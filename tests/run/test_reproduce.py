@@ -7,7 +7,7 @@ import pytest
 
 from gpt2ft.config import TrainConfig
 from gpt2ft.run.finetune import finetune
-from gpt2ft.run.reproduce import Comparison, differences, reproduce
+from gpt2ft.run.reproduce import RecordComparison, differences, reproduce
 from gpt2ft.system.signals import Stop
 
 
@@ -45,7 +45,7 @@ def test_where_two_runs_part_is_said_while_they_run(done, settings, tmp_path, ca
 
 def test_what_is_not_finite_is_recorded_as_null():
     """As the first overflow of fp16 is."""
-    comparison = Comparison([{"step": 1, "loss": None, "grad_norm": None}])
+    comparison = RecordComparison([{"step": 1, "loss": None, "grad_norm": None}])
     comparison([{"step": 1, "loss": math.nan, "grad_norm": math.inf}])
     assert "1 steps are the same" in comparison.verdict({}, {})
     assert not comparison.same({}, {})  # there are no weights to compare
