@@ -31,7 +31,7 @@ class TrainConfig:
     tokenizer_name: str | None = setting(None, path=True, rules_out_fallback=True)
     """Tokenizer; default: the model's own. A new model without one gets a byte-level BPE trained on
     the corpus, of vocab_size entries (config_overrides), 8192 if not given."""
-    dropout: float | None = None
+    dropout: float | None = setting(None, at_least=0, below=1)
     """Set every dropout probability of the model to this."""
 
     dataset_name: str | None = setting(
@@ -50,12 +50,12 @@ class TrainConfig:
     text."""
     validation_file: list[str] = setting(list, may_change=True, path=True)
     """Files or globs to evaluate on."""
-    validation_split_percentage: float = setting(5.0, may_change=True)
+    validation_split_percentage: float = setting(5.0, may_change=True, at_least=0, below=100)
     """Percent of the corpus to hold out if there is no validation split or file; 0 holds nothing
     out."""
     text_column: str | None = setting(None, may_change=True)
     """Column that holds the text; default: text, else the only column of strings."""
-    block_size: int | None = None
+    block_size: int | None = setting(None, at_least=2)
     """Tokens per block or row; default: the model's window, at most 512."""
     packing: bool = setting(
         True, off_help="Do not pack: each line or record is a sample, cut to block_size."
@@ -65,17 +65,17 @@ class TrainConfig:
     row_separator: Literal["eos", "none"] = "eos"
     """What ends a document or row: the end-of-text token, or nothing where rows are lines of one
     text."""
-    max_train_samples: int | None = setting(None, may_change=True)
+    max_train_samples: int | None = setting(None, may_change=True, at_least=1)
     """Train on at most this many blocks or rows, the first ones."""
-    max_eval_samples: int | None = setting(None, may_change=True)
+    max_eval_samples: int | None = setting(None, may_change=True, at_least=1)
     """Evaluate on at most this many blocks or rows, the first ones."""
     streaming: bool = False
     """For a corpus that is larger than the disk: read it file by file, each downloaded, tokenized
     and deleted when its turn comes. Needs max_steps."""
-    files_at_once: int = 4
+    files_at_once: int = setting(4, at_least=1)
     """Files whose samples are shuffled together, with streaming. Three times as many are on
     disk."""
-    preprocessing_num_workers: int | None = setting(None, may_change=True)
+    preprocessing_num_workers: int | None = setting(None, may_change=True, at_least=1, at_most=1024)
     """Processes that tokenize; default: one process, many threads."""
 
     output_dir: str = setting("./gpt2-finetuned", may_change=True)
@@ -94,16 +94,16 @@ class TrainConfig:
 
     fork: str | None = setting(None, of_command=True, rules_out_fallback=True)
     """Begin as the run in this folder was after --step, with its settings and those given."""
-    step: int | None = setting(None, of_command=True)
+    step: int | None = setting(None, of_command=True, at_least=1)
     """The step to fork at."""
 
-    per_device_train_batch_size: int = 8
+    per_device_train_batch_size: int = setting(8, at_least=1)
     """Samples per micro-batch."""
-    per_device_eval_batch_size: int = setting(8, may_change=True)
+    per_device_eval_batch_size: int = setting(8, may_change=True, at_least=1)
     """Samples per evaluation batch."""
-    gradient_accumulation_steps: int = setting(1, may_change=True)
+    gradient_accumulation_steps: int = setting(1, may_change=True, at_least=1)
     """Micro-batches per optimizer step, of each process."""
-    micro_batches_per_step: int | None = None
+    micro_batches_per_step: int | None = setting(None, at_least=1)
     """Micro-batches per optimizer step, of all processes together, also on another number of them;
     default: gradient_accumulation_steps times the number of processes."""
     fixed_sum_order: bool = setting(
@@ -115,29 +115,30 @@ class TrainConfig:
     fsdp: bool = setting(False, may_change=True)
     """Divide weights, gradients and moments among the processes (FSDP2): for a model that is too
     large for one device. On another number of processes the last bits are others."""
-    num_train_epochs: float = setting(1.0, may_change=True)
+    num_train_epochs: float = setting(1.0, may_change=True, above=0, at_most=10**6)
     """Passes over the corpus. May be raised when resuming: the learning rate then follows the
     schedule of the longer run from there on."""
-    max_steps: int | None = setting(None, may_change=True)
+    max_steps: int | None = setting(None, may_change=True, at_least=1)
     """Optimizer steps; overrides num_train_epochs. May also be raised when resuming."""
-    learning_rate: float | None = None
+    learning_rate: float | None = setting(None, at_least=0, at_most=1000)
     """Peak learning rate of AdamW; default: the one that the model recommends (gpt2-mini: 0.001),
     else 5e-5."""
-    weight_decay: float = 0.0
+    weight_decay: float = setting(0.0, at_least=0, at_most=1000)
     """Decay of matrices and embeddings; biases and norms have none."""
-    adam_beta1: float = 0.9
+    adam_beta1: float = setting(0.9, at_least=0, below=1)
     """AdamW's beta1."""
-    adam_beta2: float = 0.999
+    adam_beta2: float = setting(0.999, at_least=0, below=1)
     """AdamW's beta2."""
-    adam_epsilon: float = 1e-8
+    # Smaller than 1e-45 is 0 in fp32, and AdamW would divide 0 by 0.
+    adam_epsilon: float = setting(1e-8, at_least=1e-30, at_most=1)
     """AdamW's epsilon."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = setting(1.0, above=0)
     """Largest norm of the gradient, a larger one is scaled down to it; inf: no clipping."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     """Course of the learning rate after the warm-up; linear and cosine end at 0."""
-    warmup_steps: int = 0
+    warmup_steps: int = setting(0, at_least=0)
     """Optimizer steps over which the learning rate rises from 0."""
-    warmup_ratio: float = 0.0
+    warmup_ratio: float = setting(0.0, at_least=0, below=1)
     """Warm-up as a fraction of all steps, used where warmup_steps is 0."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: fp16 on CUDA, bf16 on a CPU with bf16 hardware, else fp32."""
@@ -149,35 +150,35 @@ class TrainConfig:
     torch_compile: bool = False
     """Compile the model's blocks with torch.compile. On a CPU it takes the place of this program's
     own kernels and is not faster. Evaluations and samples are not compiled."""
-    seed: int = 42
+    seed: int = setting(42, at_least=0, below=2**63)
     """Seed of the order of the data, dropout and new weights."""
     device: str = setting("auto", may_change=True)
     """cpu, cuda, cuda:1, mps; auto: CUDA, else MPS, else the CPU."""
-    threads: int | None = setting(None, may_change=True)
+    threads: int | None = setting(None, may_change=True, at_least=1, at_most=1024)
     """Threads that compute on a CPU; default: torch's choice, and when resuming, as many as before.
     With another number the last bits of the results differ."""
 
-    logging_steps: int = setting(100, may_change=True)
+    logging_steps: int = setting(100, may_change=True, at_least=1)
     """Optimizer steps between log lines."""
-    eval_steps: int | None = setting(None, may_change=True)
+    eval_steps: int | None = setting(None, may_change=True, at_least=1)
     """Optimizer steps between further evaluations, besides those before and after the run."""
-    save_steps: int = setting(500, may_change=True)
+    save_steps: int = setting(500, may_change=True, at_least=1)
     """Optimizer steps between checkpoints."""
-    save_total_limit: int = setting(2, may_change=True)
+    save_total_limit: int = setting(2, may_change=True, at_least=2)
     """Checkpoints kept, at least 2."""
     save_best: bool = setting(False, may_change=True)
     """Also keep the checkpoint with the lowest held-out loss, and put its model into output_dir at
     the end instead of the last one. Needs eval_steps."""
-    keep_every: int | None = setting(None, may_change=True)
+    keep_every: int | None = setting(None, may_change=True, at_least=1)
     """Never delete checkpoints of steps that are a multiple of this, so that any step is near one:
     see the command rewind."""
-    early_stopping_patience: int | None = setting(None, may_change=True)
+    early_stopping_patience: int | None = setting(None, may_change=True, at_least=1)
     """Stop after this many evaluations in a row without a new lowest held-out loss. Needs
     eval_steps."""
     sample_prompts: list[str] = setting(list, may_change=True)
     """Texts that the model continues before, during and after training, or a file of them;
     default: the beginning of the held-out text."""
-    sample_steps: int | None = setting(None, may_change=True)
+    sample_steps: int | None = setting(None, may_change=True, at_least=1)
     """Optimizer steps between samples; default: they are written at each evaluation."""
     dry_run: bool = setting(False, of_command=True)
     """Say what the run would take, time, memory and disk, and show its data; a few steps are
@@ -227,23 +228,6 @@ class TrainConfig:
                 raise ValueError(f"--{name} goes by the held-out loss on the way, add --eval_steps")
         if self.resume and self.overwrite_output_dir:
             raise ValueError("--resume and --overwrite_output_dir exclude each other, give one")
-        check_bounds(self, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
-        check_bounds(self, "gradient_accumulation_steps", "micro_batches_per_step", at_least=1)
-        check_bounds(self, "max_steps", "logging_steps", "save_steps", "eval_steps", at_least=1)
-        check_bounds(self, "max_train_samples", "max_eval_samples", "files_at_once", at_least=1)
-        check_bounds(self, "keep_every", "early_stopping_patience", at_least=1)
-        check_bounds(self, "sample_steps", "step", at_least=1)
-        check_bounds(self, "preprocessing_num_workers", "threads", at_least=1, at_most=1024)
-        check_bounds(self, "block_size", "save_total_limit", at_least=2)
-        check_bounds(self, "num_train_epochs", above=0, at_most=10**6)
         if self.max_grad_norm == 0:  # the Trainer's way to turn it off
             raise ValueError("--max_grad_norm 0 would train nothing; inf turns clipping off")
-        check_bounds(self, "max_grad_norm", above=0)
-        # Smaller than 1e-45 is 0 in fp32, and AdamW would divide 0 by 0.
-        check_bounds(self, "adam_epsilon", at_least=1e-30, at_most=1)
-        check_bounds(self, "learning_rate", "weight_decay", at_least=0, at_most=1000)
-        check_bounds(self, "warmup_steps", at_least=0)
-        check_bounds(self, "validation_split_percentage", at_least=0, below=100)
-        check_bounds(self, "adam_beta1", "adam_beta2", at_least=0, below=1)
-        check_bounds(self, "dropout", "warmup_ratio", at_least=0, below=1)
-        check_bounds(self, "seed", at_least=0, below=2**63)
+        check_bounds(self)

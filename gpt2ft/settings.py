@@ -8,6 +8,8 @@ import operator
 import typing
 from typing import Any
 
+HOLDS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+
 
 def setting(
     default: Any,
@@ -21,6 +23,10 @@ def setting(
     off_flag: str | None = None,
     off_help: str | None = None,
     value_if_bare: str | None = None,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
 ) -> Any:
     """A field of a configuration: its default, or a function that makes it, and what it means.
 
@@ -31,8 +37,10 @@ def setting(
     `one_of`: of the settings of that group a run has one; given on the command line, it clears
     the others that a recipe sets. `flag`: a second name, `-p`. `off_flag`: a second name
     for turning it off, `off_help`: the help text for that. `value_if_bare`: what the flag means
-    without a value.
+    without a value. `at_least`, `above`, `at_most`, `below`: bounds of a number, see
+    `check_bounds`.
     """
+    bounds = ((">=", at_least), (">", above), ("<=", at_most), ("<", below))
     meaning = {
         "path": path,
         "may_change": may_change,
@@ -43,6 +51,7 @@ def setting(
         "off_flag": off_flag,
         "off_help": off_help,
         "value_if_bare": value_if_bare,
+        "bounds": [(sign, bound) for sign, bound in bounds if math.isfinite(bound)],
     }
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=meaning)
@@ -63,26 +72,13 @@ def alternatives(kind: type[Any]) -> list[tuple[str, ...]]:
     return list(groups.values())
 
 
-def check_bounds(
-    config: Any,
-    *names: str,
-    at_least: float = -math.inf,
-    above: float = -math.inf,
-    at_most: float = math.inf,
-    below: float = math.inf,
-) -> None:
-    """Raise `ValueError` unless every field named is None or within the bounds; NaN never is."""
-    bounds = (
-        (operator.ge, ">=", at_least),
-        (operator.gt, ">", above),
-        (operator.le, "<=", at_most),
-        (operator.lt, "<", below),
-    )
-    for name in names:
-        value = getattr(config, name)
-        for holds, sign, bound in bounds:
-            if math.isfinite(bound) and value is not None and not holds(value, bound):
-                raise ValueError(f"--{name} is {value}, give a number {sign} {bound}")
+def check_bounds(config: Any) -> None:
+    """Raise `ValueError` unless every field is None or within its bounds; NaN never is."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for sign, bound in field.metadata.get("bounds", ()):
+            if value is not None and not HOLDS[sign](value, bound):
+                raise ValueError(f"--{field.name} is {value}, give a number {sign} {bound}")
 
 
 def field_types(kind: type[Any]) -> dict[str, tuple[Any, bool]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..generation.config import Sampling
 from ..models.built_in import located
-from ..settings import check_bounds
+from ..settings import check_bounds, setting
 from .flags import Commands, add_flags
 from .generate import is_of_run
 from .process import ask_hub_once, set_up_process, spin_briefly
@@ -27,7 +27,7 @@ class CopiesConfig(Sampling):
     are in a run's folder."""
     validation_file: tuple[str, ...] = ()
     """Files or globs with text to compare with, which the model was not trained on."""
-    validation_split_percentage: float = 5.0
+    validation_split_percentage: float = setting(5.0, at_least=0, below=100)
     """Percent of --train_file to hold out, to compare with, if there is no --validation_file; it
     should be that of the training; 0 holds nothing out."""
     text_column: str | None = None
@@ -35,12 +35,12 @@ class CopiesConfig(Sampling):
     tokenizer_name: str | None = None
     """Tokenizer: a folder, or a name on the hub; default: the model's, or the one in the folder of
     the samples."""
-    num_samples: int = 20
+    num_samples: int = setting(20, at_least=1, at_most=10**6)
     """Texts to draw from a model, each from a prompt that is drawn from the held-out text."""
     prompt_file: str | None = None
     """File with prompts for a model instead, one text each: one a line, or .jsonl with {"prompt":
     "...", "seed": 1}."""
-    seed: int = 0
+    seed: int = setting(0, at_least=0, below=2**62)
     """Seed of the prompts, the texts and the pieces of held-out text to compare with."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto: CUDA, else MPS, else the CPU."""
@@ -52,9 +52,7 @@ class CopiesConfig(Sampling):
     def __post_init__(self) -> None:
         """Raise `ValueError` with what is wrong, the value and what to do."""
         super().__post_init__()
-        check_bounds(self, "num_samples", at_least=1, at_most=10**6)
-        check_bounds(self, "validation_split_percentage", at_least=0, below=100)
-        check_bounds(self, "seed", at_least=0, below=2**62)
+        check_bounds(self)
 
 
 def add_to(commands: Commands) -> None:

@@ -31,17 +31,17 @@ class EvaluateConfig:
     row_separator: Literal["eos", "none"] | None = None
     """What ends a document: the end-of-text token, or nothing where rows are lines of one text;
     default: as in the run, else eos."""
-    max_eval_samples: int | None = None
+    max_eval_samples: int | None = setting(None, at_least=1)
     """Evaluate on at most this many blocks, the first ones."""
     protocol: Literal["blocked", "sliding"] = "blocked"
     """blocked: the text is cut into blocks as in training, and the first token of a block is not
     predicted. sliding: a window moves over each document, so that every token is predicted with
     much text before it; slower, and the loss is lower."""
-    block_size: int | None = None
+    block_size: int | None = setting(None, at_least=3)
     """Tokens of a block or window; default: as in the run, else the model's window, at most 512."""
-    stride: int | None = None
+    stride: int | None = setting(None, at_least=1)
     """Tokens between two windows, with sliding; default: half the block_size."""
-    per_device_eval_batch_size: int = 8
+    per_device_eval_batch_size: int = setting(8, at_least=1)
     """Blocks or windows at a time."""
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub."""
@@ -49,7 +49,7 @@ class EvaluateConfig:
     """auto: fp16 on CUDA, bf16 on a CPU with bf16 hardware, else fp32."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto: CUDA, else MPS, else the CPU."""
-    threads: int | None = None
+    threads: int | None = setting(None, at_least=1, at_most=1024)
     """Threads that compute on a CPU; default: torch's choice."""
     json: bool = False
     """Write the card as JSON."""
@@ -68,7 +68,4 @@ class EvaluateConfig:
             raise ValueError(f"--stride {self.stride} is for --protocol sliding, add that")
         if self.max_eval_samples is not None and self.protocol == "sliding":
             raise ValueError("--max_eval_samples is for --protocol blocked, leave it out")
-        check_bounds(self, "max_eval_samples", "stride", at_least=1)
-        check_bounds(self, "per_device_eval_batch_size", at_least=1)
-        check_bounds(self, "block_size", at_least=3)
-        check_bounds(self, "threads", at_least=1, at_most=1024)
+        check_bounds(self)

@@ -16,28 +16,28 @@ from ..settings import check_bounds, check_utf8, setting
 class Sampling:
     """How the next tokens of a text are chosen, and when it ends."""
 
-    max_new_tokens: int = 100
+    max_new_tokens: int = setting(100, at_least=1, at_most=10**7)
     """Tokens to generate, fewer if the text ends."""
     do_sample: bool = setting(
         True, off_flag="--greedy", off_help="Always take the most probable token; draw nothing."
     )
     """Draw at random; else always take the most probable token."""
-    temperature: float = 0.8
+    temperature: float = setting(0.8, at_least=0, at_most=1000)
     """Below 1 sharpens the distribution, above flattens it; 0: greedy."""
-    top_k: int = 50
+    top_k: int = setting(50, at_least=0)
     """Draw from this many most probable tokens; 0: from all."""
-    top_p: float = 0.95
+    top_p: float = setting(0.95, above=0, at_most=1)
     """Draw from the fewest tokens that together have this probability."""
-    min_p: float = 0.0
+    min_p: float = setting(0.0, at_least=0, at_most=1)
     """Draw only tokens with at least this fraction of the greatest probability."""
-    typical_p: float = 1.0
+    typical_p: float = setting(1.0, above=0, at_most=1)
     """Locally typical sampling: draw from the tokens whose information is nearest to the entropy,
     and that together have this probability."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = setting(1.0, at_least=0.001, at_most=1000)
     """Above 1: tokens already in the text become less probable."""
-    no_repeat_ngram_size: int = 0
+    no_repeat_ngram_size: int = setting(0, at_least=0)
     """No sequence of this many tokens occurs twice in a text, prompt included; 0: it may."""
-    max_verbatim: int = 0
+    max_verbatim: int = setting(0, at_least=0)
     """Never copy more than this many tokens in a row from the corpus, prompt included; 0: no
     limit."""
     bad_words: tuple[str, ...] = ()
@@ -51,12 +51,7 @@ class Sampling:
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, give a sequence of strings")
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_bounds(self, "max_new_tokens", at_least=1, at_most=10**7)
-        check_bounds(self, "temperature", at_least=0, at_most=1000)
-        check_bounds(self, "top_k", "no_repeat_ngram_size", "max_verbatim", at_least=0)
-        check_bounds(self, "top_p", "typical_p", above=0, at_most=1)
-        check_bounds(self, "min_p", at_least=0, at_most=1)
-        check_bounds(self, "repetition_penalty", at_least=0.001, at_most=1000)
+        check_bounds(self)
         check_utf8(self, "bad_words", "stop_strings")
 
     @property
@@ -86,18 +81,18 @@ class GenerateConfig(Sampling):
     corpus: tuple[str, ...] = ()
     """Files or globs with the text that --max_verbatim is about; default: the training text, if the
     model is in the folder of a run."""
-    batch_size: int = 8
+    batch_size: int = setting(8, at_least=1, at_most=10**6)
     """Texts to generate at a time, from --prompt_file or with --num_return_sequences."""
-    num_return_sequences: int = 1
+    num_return_sequences: int = setting(1, at_least=1, at_most=10**6)
     """Texts for each prompt, with the seed, the seed + 1, and so on."""
     json: bool = False
     """Write a line of JSON for each text: prompt, text, tokens, seed, log_probability (natural
     logarithm, by the model without filters) and stop_reason."""
-    seed: int | None = None
+    seed: int | None = setting(None, at_least=0, below=2**63)
     """The same seed gives the same text; default: a new one each time."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto: CUDA, else MPS, else the CPU."""
-    threads: int | None = None
+    threads: int | None = setting(None, at_least=1, at_most=1024)
     """Threads that compute on a CPU; default: torch's choice."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: fp16 on CUDA, bf16 on a CPU with bf16 hardware, else fp32."""
@@ -111,9 +106,7 @@ class GenerateConfig(Sampling):
         super().__post_init__()
         for name in ("prompt", "corpus"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_bounds(self, "batch_size", "num_return_sequences", at_least=1, at_most=10**6)
-        check_bounds(self, "threads", at_least=1, at_most=1024)
-        check_bounds(self, "seed", at_least=0, below=2**63)
+        check_bounds(self)
         check_utf8(self, "prompt")
         if not (self.interactive or self.prompt or self.prompt_file):
             raise ValueError("nothing to continue, give -i, -p TEXT or --prompt_file FILE")
