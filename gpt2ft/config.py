@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from .settings import check_bounds, setting
+from .settings import check_bounds, check_encoding, setting
 
 TRACKERS = ("tensorboard", "wandb", "trackio", "none")
 
@@ -46,15 +46,27 @@ class TrainConfig:
     train_file: list[str] = setting(
         list, may_change=True, path=True, rules_out_fallback=True, one_of="corpus"
     )
-    """Files or globs to train on: .txt, .jsonl, .json, .csv, .parquet; any other is read as UTF-8
-    text."""
+    """Files, globs or folders to train on: .txt, .md, .jsonl, .json, .csv, .parquet, also packed
+    (.gz .xz .bz2 .zst); any other is read as text. Several corpora get a weight each: a.txt:0.7
+    b.jsonl:0.3."""
     validation_file: list[str] = setting(list, may_change=True, path=True)
     """Files or globs to evaluate on."""
     validation_split_percentage: float = setting(5.0, may_change=True, at_least=0, below=100)
     """Percent of the corpus to hold out if there is no validation split or file; 0 holds nothing
     out."""
     text_column: str | None = setting(None, may_change=True)
-    """Column that holds the text; default: text, else the only column of strings."""
+    """Column that holds the text; default: text, else the only column of strings. Records with
+    messages, or conversations as ShareGPT has them, are chats."""
+    prompt_column: str | None = setting(None, may_change=True)
+    """Column of what is asked, where each record is a question and its answer."""
+    completion_column: str | None = setting(None, may_change=True)
+    """Column of the answer, with prompt_column."""
+    train_on: Literal["answer", "prompt_and_answer"] = "answer"
+    """What is learned of a chat: the answers alone, or all of it."""
+    encoding: str = setting("utf-8", may_change=True)
+    """Encoding of the files, as Python names it: cp1252, utf-16, ..."""
+    deduplicate: bool = setting(False, may_change=True)
+    """Leave out documents that are equal to an earlier one."""
     block_size: int | None = setting(None, at_least=2)
     """Tokens per block or row; default: the model's window, at most 512."""
     packing: bool = setting(
@@ -207,6 +219,14 @@ class TrainConfig:
             raise ValueError("no model, name --model_name_or_path or --model_type")
         if self.config_overrides and self.model_type is None:
             raise ValueError("--config_overrides is for a new model, add --model_type")
+        if (self.prompt_column is None) != (self.completion_column is None):
+            raise ValueError("--prompt_column and --completion_column go together, give both")
+        if self.prompt_column and self.text_column:
+            raise ValueError("--text_column is for texts, leave it out or --prompt_column")
+        check_encoding(self.encoding)
+        if self.deduplicate and (self.streaming or self.row_separator == "none"):
+            other = "--streaming" if self.streaming else "--row_separator none"
+            raise ValueError(f"--deduplicate and {other} exclude each other, leave out one")
         if self.streaming and (self.max_steps is None or self.max_train_samples):
             raise ValueError(
                 "--streaming needs --max_steps and excludes --max_train_samples, as the number of "

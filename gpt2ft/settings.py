@@ -99,3 +99,13 @@ def check_utf8(config: Any, *names: str) -> None:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(f"--{name} {text!r} is not UTF-8, convert it") from error
+
+
+def check_encoding(name: str) -> None:
+    """Raise `ValueError` unless Python knows a text encoding of that name."""
+    try:
+        is_text = "".encode(name) is not None
+    except (LookupError, ValueError):
+        is_text = False
+    if not is_text:
+        raise ValueError(f"--encoding {name} is none that Python knows; try cp1252 or utf-16")

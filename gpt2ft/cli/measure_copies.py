@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.folders import finished_weights
-from ..data.corpus import Corpus, expand, load_corpus
+from ..data.corpus import Corpus, load_corpus
+from ..data.file_list import list_files
 from ..data.prompts import Prompt, read_prompts
 from ..data.token_store import TokenStore
 from ..evaluation.copies import (
@@ -79,14 +80,14 @@ def _corpus(config: CopiesConfig, folder: Path) -> tuple[Corpus, list[str]]:
                 text_column=config.text_column,
             )
             corpus = Corpus(corpus.train, held_out.train)
-        return corpus, expand(run.train_file)
+        return corpus, list_files(run.train_file).names if run.train_file else []
     corpus = load_corpus(
         train_file=config.train_file,
         validation_file=config.validation_file,
         validation_split_percentage=config.validation_split_percentage,
         text_column=config.text_column,
     )
-    return corpus, expand(config.train_file)
+    return corpus, list_files(config.train_file).names
 
 
 def _prompts(

@@ -1,43 +1,36 @@
-"""Where documents come from: the hub, files, or the text that is built in."""
+"""The documents of a run: those to train on, and those held out."""
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import inspect
-import itertools
-import os
+import random
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import datasets
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Value
 
-from ..system.hub import HubUnavailableError, is_offline
-from . import json_files, text_files
+from . import chats
 from .built_in import BUILT_IN_TEXT, python_reference
-from .text_column import choose_column
+from .duplicates import without_duplicates, without_equal_files
+from .file_list import kind_of, list_files
+from .reader import Reader
 
-LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-
-TEXTS = Features({"text": Value("string")})
-# A piece of a text file; a row is a piece that is both first and last.
-PIECES = Features({"text": Value("string"), "first": Value("bool"), "last": Value("bool")})
+MANY_FILES = 20  # of which whole ones are held out, not the end of each
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Documents to train on, and those held out, if any.
 
-    Each has a column `text`. Where a long document comes in pieces, the columns `first` and `last`
-    mark where it starts and ends.
+    Each has a column `text`; where a long document comes in pieces, the columns `first` and `last`
+    mark where it starts and ends. Conversations have a column `messages` instead, see `chats`.
     """
 
     train: Dataset
     validation: Dataset | None
+    notes: list[str] = field(default_factory=list)
+    """What is to be said of it: what was left out."""
 
 
 def load_corpus(
@@ -49,229 +42,143 @@ def load_corpus(
     validation_file: str | Sequence[str] = (),
     validation_split_percentage: float = 5.0,
     text_column: str | None = None,
+    prompt_column: str | None = None,
+    completion_column: str | None = None,
     lines: bool = False,
     contiguous: bool = False,
+    encoding: str = "utf-8",
+    deduplicate: bool = False,
     seed: int = 42,
 ) -> Corpus:
     """Load a corpus and its held-out part.
 
     The held-out part is `validation_file`, else the data set's own validation split, else a
-    percentage: the end of each text file, or rows drawn with `seed`, or the last rows where rows
-    are parts of one text (`contiguous`). A text file is one document, or with `lines` one row per
-    line.
-    Raises `FileNotFoundError`, `ValueError`, or `HubUnavailableError`.
+    percentage: of fewer than 20 text files the end of each, of more some files drawn with `seed`;
+    of records some drawn with `seed`, or the last ones where they are parts of one text
+    (`contiguous`). A text file is one document, or with `lines` one row per line. Files of several
+    kinds may be given. With `deduplicate`, of equal documents the first is kept.
+    Raises `OSError`, `ValueError`, or `HubUnavailableError`.
     """
     if dataset_name is None and not train_file:
         raise ValueError("no corpus, name files or a data set")
-    train_files, validation_files = expand(train_file), expand(validation_file)
-    whole_files = not lines and _loader(train_files) == "text"
-    reader = Reader(text_column, lines)
-    if dataset_name == BUILT_IN_TEXT:
-        if dataset_split != "train":
-            raise ValueError(f"{BUILT_IN_TEXT} has no {dataset_split}, give --dataset_split train")
-        train, validation = Dataset.from_dict({"text": python_reference()}), None
-    elif dataset_name is not None:
-        train = reader.hub(dataset_name, dataset_config_name, dataset_split)
-        validation = None
-        if not re.search(r"(^|\+)\s*(validation|all)\b", dataset_split):
-            validation = reader.hub_validation(dataset_name, dataset_config_name)
+    reader = Reader(text_column, prompt_column, completion_column, lines, encoding)
+    hold_out = _HoldOut(0 if validation_file else validation_split_percentage, contiguous, seed)
+    if dataset_name is None:
+        corpus = _of_files(reader, train_file, hold_out, deduplicate)
     else:
-        held_out = 0.0 if validation_files or not whole_files else validation_split_percentage
-        border = 1 - held_out / 100
-        train = reader.files(train_files, end=border)
-        validation = reader.files(train_files, start=border) if held_out else None
-    if validation_files:
-        validation = reader.files(validation_files)
-    elif validation is None and validation_split_percentage and not whole_files:
-        train, validation = _split_rows(train, validation_split_percentage, contiguous, seed)
-    return Corpus(train, validation)
+        rows, validation = _of_data_set(reader, dataset_name, dataset_config_name, dataset_split)
+        rows, notes = without_duplicates(rows) if deduplicate else (rows, [])
+        if validation is None or validation_file:
+            rows, validation = hold_out.of_rows(rows)
+        corpus = Corpus(rows, validation, notes)
+    if not validation_file:
+        return corpus
+    listed = list_files(validation_file)
+    held_out = _joined([reader.files(names) for names in _by_kind(listed.names)])
+    return Corpus(corpus.train, held_out, corpus.notes + listed.notes)
 
 
 def texts_of(documents: Dataset, size: int = 100) -> Iterator[str]:
-    """Texts of a data set with a column `text`, read from disk `size` at a time."""
+    """Texts of a data set, read from disk `size` at a time; of a conversation all that is said."""
     for rows in documents.iter(batch_size=size):
-        yield from (text or "" for text in rows["text"])
+        if chats.MESSAGES in rows:
+            yield from map(chats.all_words, rows[chats.MESSAGES])
+        else:
+            yield from (text or "" for text in rows["text"])
 
 
-def _split_rows(
-    rows: Dataset, percentage: float, contiguous: bool, seed: int
-) -> tuple[Dataset, Dataset]:
-    held_out = max(1, round(len(rows) * percentage / 100))
-    if held_out >= len(rows):
-        raise ValueError(
-            f"{percentage:g} percent of {len(rows)} rows cannot be held out, "
-            "name --validation_file or set --validation_split_percentage 0"
-        )
-    parts = rows.train_test_split(test_size=held_out, shuffle=not contiguous, seed=seed)
-    return parts["train"], parts["test"]
+def _of_files(
+    reader: Reader, named: str | Sequence[str], hold_out: _HoldOut, deduplicate: bool
+) -> Corpus:
+    listed = list_files(named)
+    notes, train, held_out = list(listed.notes), [], []
+    groups = _by_kind(listed.names)
+    for names in groups:
+        if kind_of(names[0]) == "text" and not reader.lines:
+            names, equal = without_equal_files(names) if deduplicate else (names, [])
+            rows, validation = hold_out.of_text_files(reader, names)
+        else:
+            rows, equal = reader.files(names), []
+            rows, equal = without_duplicates(rows) if deduplicate else (rows, [])
+            rows, validation = hold_out.of_rows(rows, alone=len(groups) == 1)
+        notes += equal
+        train.append(rows)
+        held_out += [] if validation is None else [validation]
+    return Corpus(_joined(train), _joined(held_out) if held_out else None, notes)
+
+
+def _of_data_set(
+    reader: Reader, name: str, config: str | None, split: str
+) -> tuple[Dataset, Dataset | None]:
+    """The split of a data set, and its own validation split."""
+    if name == BUILT_IN_TEXT:
+        if split != "train":
+            raise ValueError(f"{BUILT_IN_TEXT} has no {split}, give --dataset_split train")
+        return Dataset.from_dict({"text": python_reference()}), None
+    rows = reader.hub(name, config, split)
+    has_validation = re.search(r"(^|\+)\s*(validation|all)\b", split)
+    return rows, None if has_validation else reader.hub_validation(name, config)
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Reads tables and text files as data sets with the one column `text`."""
+class _HoldOut:
+    """Which part of a corpus is held out."""
 
-    text_column: str | None
-    """Column that holds the text; None: see `choose_column`."""
-    lines: bool
-    """Whether each line of a text file is a row, rather than each file a document."""
-    cache_dir: str | None = None
-    """Where `datasets` keeps what was read; None: in its usual place."""
+    percentage: float
+    contiguous: bool
+    seed: int
 
-    def hub(self, name: str, config: str | None, split: str) -> Dataset:
-        """A split of a data set on the hub, or of a folder of that form."""
-        builder = builder_of(name, config)
-        try:
-            rows = builder.as_dataset(split=split)
-        except ValueError as error:
-            raise ValueError(f"data set {name} has no split {split}, {error}") from error
-        return self._text_only(rows, name)
+    def of_text_files(self, reader: Reader, names: Sequence[str]) -> tuple[Dataset, Dataset | None]:
+        """The end of each file; or whole files, where there are many."""
+        if not self.percentage:
+            return reader.files(names), None
+        if len(names) < MANY_FILES:
+            border = 1 - self.percentage / 100
+            return reader.files(names, end=border), reader.files(names, start=border)
+        n = max(1, round(len(names) * self.percentage / 100))
+        chosen = set(random.Random(self.seed).sample(range(len(names)), n))
+        parts = [[name for i, name in enumerate(names) if (i in chosen) == out] for out in (0, 1)]
+        if not parts[0]:
+            raise ValueError(_too_few(self.percentage, len(names), "files"))
+        return reader.files(parts[0]), reader.files(parts[1])
 
-    def hub_validation(self, name: str, config: str | None) -> Dataset | None:
-        """The data set's own validation split, None if it has none."""
-        builder = builder_of(name, config)
-        if "validation" not in (builder.info.splits or {}):
-            return None
-        return self._text_only(builder.as_dataset(split="validation"), name)
-
-    def files(self, files: Sequence[str], *, start: float = 0.0, end: float = 1.0) -> Dataset:
-        """Rows of the files; of whole text files, the part from fraction `start` to `end`."""
-        loader = _loader(files)
-        # Size and time of change are part of the cache's key: an edited file is read again.
-        stamps = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
-        if loader == "text":
-            pieces = {"stamps": stamps, "lines": self.lines, "start": start, "end": end}
-            return _cached(text_files.text_pieces, pieces, PIECES, self.cache_dir)
-        if loader == "json":
-            records = {"stamps": stamps, "text_column": self.text_column}
-            return _cached(json_files.json_texts, records, TEXTS, self.cache_dir)
-        source = ", ".join(files)
-        try:
-            # Escaped: these are files, which datasets would take for globs once more. In a CSV file
-            # "None" and "NA" are words.
-            options: dict[str, Any] = {"keep_default_na": False} if loader == "csv" else {}
-            names = [glob.escape(name) for name in files]
-            builder = datasets.load_dataset_builder(
-                loader, data_files=names, cache_dir=self.cache_dir, **options
-            )
-            builder.download_and_prepare()
-        except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-            if isinstance(error.__cause__, UnicodeDecodeError):
-                for path, size, _ in stamps:
-                    for _ in text_files.read_text(path, 0, size):  # raises with file and byte
-                        pass
-            reason = str(error.__cause__ or error).strip()
-            raise ValueError(
-                f"{source} cannot be read as {loader}, {reason}, correct it"
-            ) from error
-        if not builder.info.splits["train"].num_examples:
-            raise ValueError(f"{source} has no records, give a file with at least one")
-        return self._text_only(builder.as_dataset(split="train"), source)
-
-    def _text_only(self, rows: Dataset, source: str) -> Dataset:
-        """The rows with their text alone, in a column `text`."""
-        strings = [
-            name
-            for name, feature in rows.features.items()
-            if getattr(feature, "dtype", None) in ("string", "large_string")
-        ]
-        column = choose_column(source, self.text_column, strings, rows.column_names)
-        rows = rows.select_columns([column])
-        return rows if column == "text" else rows.rename_column(column, "text")
+    def of_rows(self, rows: Dataset, *, alone: bool = True) -> tuple[Dataset, Dataset | None]:
+        """Some rows at random, or the last ones; none of too few, if they are not all there is."""
+        if not self.percentage:
+            return rows, None
+        n = max(1, round(len(rows) * self.percentage / 100))
+        if n >= len(rows) and not alone:
+            return rows, None
+        if n >= len(rows):
+            raise ValueError(_too_few(self.percentage, len(rows), "rows"))
+        parts = rows.train_test_split(test_size=n, shuffle=not self.contiguous, seed=self.seed)
+        return parts["train"], parts["test"]
 
 
-def builder_of(name: str, config: str | None, *, download: bool = True) -> datasets.DatasetBuilder:
-    """A data set on the hub, or of a folder of that form; in the cache, if it is downloaded."""
-    only_cache = is_offline() and not os.path.isdir(name)
-    builder = None
-    try:
-        builder = datasets.load_dataset_builder(name, config, cache_dir=_folder_cache(name))
-        if elsewhere := _files_elsewhere(builder, name):
-            raise ValueError(f"{elsewhere[0]} is no part of it")
-        if download:
-            builder.download_and_prepare()
-    except datasets.exceptions.DatasetGenerationError as error:
-        reason = error.__cause__ or error
-        raise ValueError(f"data set {name} cannot be read, {reason}") from error
-    except Exception as error:
-        # Where another configuration is cached, datasets raises ValueError for this one.
-        if only_cache and (isinstance(error, OSError) or builder is None):
-            raise HubUnavailableError(
-                f"data set {name} is not on this machine, and it cannot be downloaded: no "
-                "connection to the hub; name a folder, or --train_file"
-            ) from error
-        if isinstance(error, OSError):
-            raise FileNotFoundError(f"data set {name} cannot be loaded, {error}") from error
-        # A script, pickled objects, settings that are no YAML.
-        raise ValueError(f"data set {name} is refused, {str(error)[:300]}") from error
-    return builder
+def _too_few(percentage: float, n: int, what: str) -> str:
+    return (
+        f"{percentage:g} percent of {n} {what} cannot be held out, "
+        "name --validation_file or set --validation_split_percentage 0"
+    )
 
 
-def _files_elsewhere(builder: datasets.DatasetBuilder, name: str) -> list[str]:
-    """Files of this machine that a data set says are its own: they might be anybody's secrets."""
-    folder = os.path.join(os.path.abspath(name), "")
-    listed = itertools.chain.from_iterable((builder.config.data_files or {}).values())
-    files = [file.split("::")[-1] for file in listed]  # member of an archive::archive
-    return [f for f in files if "://" not in f and not os.path.abspath(f).startswith(folder)]
+def _by_kind(names: Sequence[str]) -> list[list[str]]:
+    """Files in groups of one kind, texts first."""
+    kinds = sorted(map(kind_of, names), key=lambda kind: kind != "text")
+    return [[name for name in names if kind_of(name) == kind] for kind in dict.fromkeys(kinds)]
 
 
-def _folder_cache(name: str) -> str | None:
-    """A cache folder for a data set that is a folder, None for one on the hub.
-
-    `datasets` tells folders apart by their last name alone, and would not see that files changed.
-    """
-    if not os.path.isdir(name):
-        return None
-    files = sorted(path for path in Path(name).resolve().rglob("*") if path.is_file())
-    stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    key = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
-    return os.path.join(datasets.config.HF_DATASETS_CACHE, f"folder-{key}")
-
-
-def _loader(files: Sequence[str]) -> str:
-    """The loader for files of that ending; any ending but those known is text."""
-    loaders = {LOADERS.get(Path(name).suffix.lower(), "text") for name in files}
-    if len(loaders) > 1:
-        raise ValueError(f"files of several kinds, {', '.join(files)}, give files of one kind")
-    return loaders.pop() if loaders else "none"
-
-
-def expand(patterns: str | Sequence[str]) -> list[str]:
-    """Files that the paths and globs name, in order; a path that exists is never a glob."""
-    files = []
-    for pattern in [patterns] if isinstance(patterns, (str, Path)) else patterns:
-        found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
-        if not found:
-            raise FileNotFoundError(f"no file {os.path.abspath(pattern)}, check the path")
-        files += found
-    for name in files:
-        path = os.path.abspath(name)
-        if os.path.isdir(name):
-            raise IsADirectoryError(f"{path} is a folder, name the files in it")
-        try:
-            if os.path.getsize(name) == 0:  # also a pipe: opening it might wait for ever
-                raise ValueError(f"{path} is empty, give a file with text")
-            open(name, "rb").close()
-        except OSError as error:
-            raise type(error)(f"{path} cannot be read, {error.strerror}, give another") from error
-    return files
-
-
-def _cached(
-    texts: Callable[..., Iterator[dict[str, Any]]],
-    arguments: dict[str, Any],
-    features: Features,
-    cache_dir: str | None,
-) -> Dataset:
-    """`texts(**arguments)`, from the cache if it was made before, by the same code."""
-    code = [inspect.getsource(part) for part in (text_files, json_files, choose_column)]
-    key = repr((code, arguments))
-    try:
-        return Dataset.from_generator(
-            texts,
-            gen_kwargs=arguments,
-            features=features,
-            cache_dir=cache_dir,
-            fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
+def _joined(parts: Sequence[Dataset]) -> Dataset:
+    """Data sets one after another."""
+    if len({chats.MESSAGES in part.column_names for part in parts}) > 1:
+        raise ValueError(
+            "the files hold both texts and conversations, make them two corpora with a weight "
+            "each: --train_file notes.txt:0.5 chats.jsonl:0.5"
         )
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise error.__cause__ or error from None
+    if len(parts) == 1:
+        return parts[0]
+    texts = Value("string")  # datasets reads some files as large_string
+    alike = [
+        p if p.features.get("text", texts) == texts else p.cast_column("text", texts) for p in parts
+    ]
+    return datasets.concatenate_datasets(alike)

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from .chats import MESSAGES, Columns, conversation
+from .plain_file import plain_file, read_text
 from .text_column import choose_column
-from .text_files import read_text, split_lines
+from .text_files import split_lines
 
 EXAMPLE = '{"text": "..."}'
 
 
 def json_texts(
-    stamps: Sequence[tuple[str, int, int]], text_column: str | None
-) -> Iterator[dict[str, str]]:
-    """The text of each record; null counts as empty. `stamps` are path, bytes, and time of change.
+    stamps: Sequence[tuple[str, int, int]], columns: Columns, encoding: str = "utf-8"
+) -> Iterator[dict[str, str | None]]:
+    """The text of each record, null counts as empty; or its conversation, in `messages`.
 
-    The first record decides about the column, see `choose_column`. Raises `ValueError` with the
-    line of what is no JSON, or of a record without text in that column.
+    `stamps` are path, bytes, and time of change. The first record decides which of the two, and
+    about the column, see `choose_column`. Raises `ValueError` with the line of what is no JSON, or
+    of a record without text in that column.
     """
-    for path, size, _ in stamps:
+    are_chats: bool | None = None
+    text_column = columns.text
+    for path, _, _ in stamps:
         place = None
-        for place, record in records(path, split_lines(read_text(path, 0, size))):
+        for place, record in _all_records(path, encoding):
             if not isinstance(record, dict):
                 raise ValueError(f"{place} is {json.dumps(record)[:40]}, write {EXAMPLE}")
+            if are_chats is None:
+                are_chats = columns.hold_conversations(record)
+            if are_chats:
+                said = conversation(record, columns, place)
+                check_encodes(place, said)
+                yield {"text": None, MESSAGES: said}
+                continue
             strings = [key for key, value in record.items() if isinstance(value, str | None)]
             text_column = choose_column(place, text_column, strings, record)
             text = record[text_column] or ""
             check_encodes(place, text)
-            yield {"text": text}
+            yield {"text": text, MESSAGES: None}
         if place is None:
             raise ValueError(f"{path} has no records, write lines such as {EXAMPLE}")
+
+
+def _all_records(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
+    """The records of a file, which may be packed, and their places."""
+    with plain_file(path, encoding) as plain:
+        text = read_text(plain, 0, os.path.getsize(plain), name=path)
+        yield from records(path, split_lines(text))
 
 
 def check_encodes(place: str, text: str) -> None:

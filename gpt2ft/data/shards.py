@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import fsspec
 from datasets import Dataset
 
 from .built_in import BUILT_IN_TEXT
-from .corpus import Reader, builder_of, expand
+from .file_list import list_files
+from .reader import Reader, builder_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Shard:
 
 
 def list_shards(
+    reader: Reader,
     *,
     dataset_name: str | None = None,
     dataset_config_name: str | None = None,
@@ -33,16 +36,14 @@ def list_shards(
     train_file: str | Sequence[str] = (),
     validation_file: str | Sequence[str] = (),
     validation_split_percentage: float = 5.0,
-    text_column: str | None = None,
-    lines: bool = False,
 ) -> tuple[list[Shard], list[Shard]]:
-    """The files to train on, and those held out; none of them is read here.
+    """The files to train on, and those held out; none of them is read here, but by `reader`.
 
     Held out are `validation_file`, else the data set's own validation split, else a percentage of
     the files, the last ones. A data set is one whose files are listed: on the hub, or a folder of
     that form. Raises `FileNotFoundError`, `ValueError`, or `HubUnavailableError`.
     """
-    held_out: Sequence[str] = expand(validation_file)
+    held_out: Sequence[str] = list_files(validation_file).names if validation_file else []
     if dataset_name is not None:
         if dataset_name == BUILT_IN_TEXT:
             raise ValueError(f"{BUILT_IN_TEXT} has no files, leave out --streaming")
@@ -56,9 +57,9 @@ def list_shards(
                 f"--streaming name one of {', '.join(splits) or 'another data set'}"
             )
         files, held_out = splits[dataset_split], held_out or splits.get("validation", [])
-        lines = lines or builder.name == "text"
+        reader = dataclasses.replace(reader, lines=reader.lines or builder.name == "text")
     else:
-        files = expand(train_file)
+        files = list_files(train_file).names
     if not held_out and validation_split_percentage:
         n = max(1, round(len(files) * validation_split_percentage / 100))
         if n >= len(files):
@@ -70,12 +71,12 @@ def list_shards(
         files, held_out = files[:-n], files[-n:]
 
     def shard(name: str) -> Shard:
-        return Shard(name, lambda folder: _documents(name, folder, text_column, lines))
+        return Shard(name, lambda folder: _documents(name, folder, reader))
 
     return [shard(name) for name in files], [shard(name) for name in held_out]
 
 
-def _documents(name: str, folder: Path, text_column: str | None, lines: bool) -> Dataset:
+def _documents(name: str, folder: Path, reader: Reader) -> Dataset:
     """The documents of one file, which is downloaded first if it is a URL."""
     if "://" in name:
         file_system, path = fsspec.url_to_fs(name)
@@ -86,7 +87,7 @@ def _documents(name: str, folder: Path, text_column: str | None, lines: bool) ->
             file_system.get_file(path, str(part))
             part.rename(local)
         name = str(local)
-    return Reader(text_column, lines, cache_dir=str(folder)).files([name])
+    return dataclasses.replace(reader, cache_dir=str(folder)).files([name])
 
 
 def all_documents(shards: Sequence[Shard], folder: Path) -> Dataset | None:

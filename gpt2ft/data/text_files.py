@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
-import io
 import mmap
+import os
 import re
 from collections.abc import Iterator, Sequence
 
+from .plain_file import plain_file, read_text
+
 PIECE_CHARACTERS = 16384
-READ_BYTES = 1 << 20
 # A cut between two words, before the space: there tokenizers cut too. Else any white space.
 BETWEEN_WORDS, BEFORE_WORD = re.compile(r"(?<=\S) (?=\S)"), re.compile(r"\s(?=\S)")
 
 
 def text_pieces(
-    stamps: Sequence[tuple[str, int, int]], lines: bool, start: float, end: float
+    stamps: Sequence[tuple[str, int, int]],
+    lines: bool,
+    start: float,
+    end: float,
+    encoding: str = "utf-8",
 ) -> Iterator[dict[str, object]]:
     """Text files as rows, a line each without its end, or as documents in pieces.
 
@@ -23,28 +27,43 @@ def text_pieces(
     of a line or, in a file of one line, to the end of a word.
     Pieces of some 16,000 characters are cut before a space between two words, so that their tokens,
     made as `tokenize` does, are those of the whole text. `stamps` are path, bytes, and time of
-    change. Raises `ValueError` for a file that is no text, or nothing but white space.
+    change. Raises `ValueError` for a file that is no text, or if there is nothing but white space.
     """
-    for path, size, _ in stamps:
-        begin, stop = _border(path, size, start), _border(path, size, end)
-        text = read_text(path, begin, stop)
-        pieces = split_lines(text) if lines else _cut(text)
-        first, held, blank = True, next(pieces, None), True
-        while held is not None:
-            following = next(pieces, None)
-            last = following is None
-            blank = blank and not held.strip()
-            yield {"text": held, "first": lines or first, "last": lines or last}
-            first, held = False, following
-        if blank:
-            raise ValueError(
-                f"{path} has only white space from byte {begin} to {stop}, give a file with text"
-            )
+    blank = []
+    for path, _, _ in stamps:
+        with plain_file(path, encoding) as plain:
+            size = os.path.getsize(plain)
+            begin, stop = (_border(plain, size, fraction) for fraction in (start, end))
+            text = read_text(plain, begin, stop, name=path)
+            pieces = split_lines(text) if lines else _cut(text)
+            first, held, is_blank = True, next(pieces, None), True
+            while held is not None:
+                following = next(pieces, None)
+                last = following is None
+                is_blank = is_blank and not held.strip()
+                yield {"text": held, "first": lines or first, "last": lines or last}
+                first, held = False, following
+        if is_blank:
+            blank.append(_why_blank(path, begin, stop))
+    if len(blank) == len(stamps):  # some may be: their documents have no tokens
+        raise ValueError(blank[0])
+
+
+def _why_blank(path: str, begin: int, stop: int) -> str:
+    if begin == stop > 0:
+        return (
+            f"{path} has no line or word to hold out, name --validation_file or set "
+            "--validation_split_percentage 0"
+        )
+    return f"{path} has only white space from byte {begin} to {stop}, give a file with text"
 
 
 def _border(path: str, size: int, fraction: float) -> int:
-    """Byte offset near that fraction of the file where a line starts, or at least a word ends."""
-    if fraction in (0.0, 1.0):
+    """Byte offset near that fraction of the file where a line starts, or at least a word ends.
+
+    The end of the file, if there is no such place in it.
+    """
+    if fraction in (0.0, 1.0) or size == 0:
         return round(size * fraction)
     near = int(size * fraction)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
@@ -54,43 +73,7 @@ def _border(path: str, size: int, fraction: float) -> int:
             text.find(b" ", near),
             text.rfind(b" ", 0, near),
         )
-    for offset in offsets:
-        if 0 < offset < size:
-            return offset
-    raise ValueError(
-        f"{path} has no line or word to hold out, name --validation_file or set "
-        "--validation_split_percentage 0"
-    )
-
-
-def read_text(path: str, start: int, stop: int) -> Iterator[str]:
-    """Bytes `start` to `stop` as UTF-8, a megabyte at a time, with every line end made `\\n`.
-
-    Raises `ValueError` with the first byte that is not of a text.
-    """
-    utf8 = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
-    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    with open(path, "rb") as file:
-        file.seek(start)
-        while start < stop:
-            pending = len(utf8.getstate()[0])
-            data = file.read(min(READ_BYTES, stop - start))
-            if b"\0" in data:  # which is valid UTF-8
-                offset = start + data.index(b"\0")
-                raise ValueError(
-                    f"{path} is binary or UTF-16, byte {offset} is 0x00, give a file of UTF-8 text"
-                )
-            try:
-                yield decoder.decode(data, final=start + len(data) >= stop)
-            except UnicodeDecodeError as error:
-                offset = start - pending + error.start
-                raise ValueError(
-                    f"{path} is not UTF-8, byte {offset} is {error.object[error.start]:#04x}, "
-                    "convert it first"
-                ) from error
-            if not data:
-                return
-            start += len(data)
+    return next((offset for offset in offsets if 0 < offset < size), size)
 
 
 def split_lines(chunks: Iterator[str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from ..config import TrainConfig
 from ..data.batches import Blocks, Rows
 from ..data.corpus import Corpus, load_corpus
 from ..data.order import IN_TURN, ORDER
+from ..data.reader import Reader
 from ..data.shards import all_documents, list_shards
 from ..data.stream import Stream, read_notes
 from ..data.token_store import tokenize
@@ -71,10 +72,11 @@ class Whole:
         self._config = config
         self.corpus = load_corpus(
             dataset_split=config.dataset_split,
-            lines=not config.packing,
             contiguous=config.row_separator == "none",
+            deduplicate=config.deduplicate,
             seed=config.seed,
             **_source(config),
+            **_reading(config),
         )
 
     def documents(self) -> Dataset:
@@ -98,7 +100,7 @@ class Streamed:
     def __init__(self, config: TrainConfig, checkpoint: Path | None) -> None:
         self._config, self._checkpoint = config, checkpoint
         self._shards, self._held_out = list_shards(
-            dataset_split=config.dataset_split, lines=not config.packing, **_source(config)
+            Reader(**_reading(config)), dataset_split=config.dataset_split, **_source(config)
         )
         # A folder of this run alone: it deletes what it has read.
         names = [os.path.abspath(config.output_dir), *(shard.name for shard in self._shards)]
@@ -159,8 +161,13 @@ def _source(config: TrainConfig) -> dict[str, Any]:
         "train_file": config.train_file,
         "validation_file": config.validation_file,
         "validation_split_percentage": config.validation_split_percentage,
-        "text_column": config.text_column,
     }
+
+
+def _reading(config: TrainConfig) -> dict[str, Any]:
+    """How files are read, see `Reader`."""
+    names = ("text_column", "prompt_column", "completion_column", "encoding")
+    return {"lines": not config.packing, **{name: getattr(config, name) for name in names}}
 
 
 def _stamp(name: str) -> str:

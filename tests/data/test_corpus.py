@@ -111,15 +111,11 @@ def test_no_corpus_at_all():
 def test_what_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*gone\.txt"):
         all_of(tmp_path / "gone.txt")
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    with pytest.raises(ValueError, match=r"has no file that ends in \.txt"):
         all_of(tmp_path)
     (tmp_path / "empty.txt").touch()
     with pytest.raises(ValueError, match="is empty"):
         all_of(tmp_path / "empty.txt")
-    (tmp_path / "a.csv").write_text("text\na\n", encoding="utf-8")
-    (tmp_path / "b.txt").write_text("b", encoding="utf-8")
-    with pytest.raises(ValueError, match="several kinds"):
-        load_corpus(train_file=[str(tmp_path / "a.csv"), str(tmp_path / "b.txt")])
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\nnonsense\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"bad\.jsonl line 2 is no JSON, Expecting value"):
         all_of(tmp_path / "bad.jsonl")
@@ -350,7 +346,7 @@ def test_another_configuration_in_the_cache_is_not_the_one_asked_for(monkeypatch
 
 def test_a_fault_of_the_validation_split_is_not_taken_for_none(tmp_path, monkeypatch):
     make_hub_folder(tmp_path, {"train": ["a", "b"] * 20, "validation": ["c"]})
-    monkeypatch.setattr("gpt2ft.data.corpus.choose_column", choose_none_of("validation"))
+    monkeypatch.setattr("gpt2ft.data.reader.choose_column", choose_none_of("validation"))
     with pytest.raises(ValueError, match="validation has no such column"):
         load_corpus(dataset_name=str(tmp_path), dataset_config_name="wikitext-2-raw-v1")
 
@@ -384,3 +380,42 @@ def test_a_data_set_without_rows(tmp_path):
     Dataset.from_dict({"text": []}).to_parquet(tmp_path / "none.parquet")
     with pytest.raises(ValueError, match=r"none\.parquet has no records"):
         load_corpus(train_file=str(tmp_path / "none.parquet"), validation_split_percentage=0)
+
+
+def test_of_many_text_files_whole_ones_are_held_out(tmp_path):
+    for number in range(40):
+        (tmp_path / f"{number:02d}.md").write_text(f"note {number}", encoding="utf-8")
+    corpus = load_corpus(train_file=str(tmp_path), validation_split_percentage=10)
+    train, held_out = texts(corpus.train), texts(corpus.validation)
+    assert sorted(train + held_out) == sorted(f"note {number}" for number in range(40))
+    assert len(held_out) == 4
+    again = load_corpus(train_file=str(tmp_path), validation_split_percentage=10)
+    other = load_corpus(train_file=str(tmp_path), validation_split_percentage=10, seed=7)
+    assert texts(again.validation) == held_out != texts(other.validation)
+    with pytest.raises(ValueError, match="99 percent of 40 files cannot be held out"):
+        load_corpus(train_file=str(tmp_path), validation_split_percentage=99)
+
+
+def test_files_of_several_kinds(tmp_path):
+    (tmp_path / "a.csv").write_text("text,n\none,1\ntwo,2\n", encoding="utf-8")
+    (tmp_path / "b.md").write_text("three", encoding="utf-8")
+    (tmp_path / "c.jsonl").write_text('{"text": "four"}\n', encoding="utf-8")
+    assert texts(all_of(tmp_path)) == ["three", "one", "two", "four"]  # texts come first
+    corpus = load_corpus(train_file=str(tmp_path), validation_split_percentage=50)
+    assert sorted(texts(corpus.train) + texts(corpus.validation)) == sorted(
+        ["three", "one", "two", "four"]
+    )
+
+
+def test_a_file_that_cannot_be_divided_is_trained_on_whole_among_others(tmp_path):
+    (tmp_path / "a.txt").write_text("word", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("a line\n" * 10, encoding="utf-8")
+    corpus = load_corpus(train_file=str(tmp_path), validation_split_percentage=10)
+    assert texts(corpus.train) == ["word", "a line\n" * 9]
+    assert texts(corpus.validation) == ["a line\n"]
+
+
+def test_blank_files_among_others_are_no_error(tmp_path):
+    (tmp_path / "a.txt").write_text(" \n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("text", encoding="utf-8")
+    assert texts(all_of(tmp_path)) == [" \n", "text"]

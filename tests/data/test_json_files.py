@@ -4,14 +4,15 @@ import json
 
 import pytest
 
+from gpt2ft.data.chats import Columns
 from gpt2ft.data.json_files import json_texts
-from gpt2ft.data.text_files import READ_BYTES
+from gpt2ft.data.plain_file import READ_BYTES
 
 
 def texts(path, content, text_column=None):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     stamps = [(str(path), path.stat().st_size, 0)]
-    return [record["text"] for record in json_texts(stamps, text_column)]
+    return [record["text"] for record in json_texts(stamps, Columns(text_column))]
 
 
 @pytest.fixture

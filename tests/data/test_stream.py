@@ -11,6 +11,7 @@ import pytest
 
 from gpt2ft import Batches, Blocks, CausalLMCollator, Rows, tokenize
 from gpt2ft.data.order import IN_TURN, KeyedOrder
+from gpt2ft.data.reader import Reader
 from gpt2ft.data.shards import all_documents, list_shards
 from gpt2ft.data.stream import Stream, read_notes
 from tests.support.tiny import byte_tokenizer
@@ -40,7 +41,9 @@ def make(files, tokenizer, tmp_path):
     loads = []
 
     def stream(folder="cache", *, at_once=2, blocks=False, **options):
-        shards, _ = list_shards(train_file=files, lines=not blocks, validation_split_percentage=0)
+        shards, _ = list_shards(
+            Reader(lines=not blocks), train_file=files, validation_split_percentage=0
+        )
 
         def cut(documents):
             loads.append(len(documents))
@@ -183,17 +186,17 @@ def test_packed_and_in_batches(make, tokenizer):
 
 
 def test_files_held_out(files, tmp_path):
-    shards, held_out = list_shards(train_file=files, validation_split_percentage=20)
+    shards, held_out = list_shards(Reader(), train_file=files, validation_split_percentage=20)
     assert [s.name for s in shards] == files[:-1] and [s.name for s in held_out] == files[-1:]
     documents = all_documents(held_out, tmp_path / "held-out")
     assert "".join(documents["text"]) == Path(files[-1]).read_text()
     assert all_documents([], tmp_path / "none") is None
-    shards, held_out = list_shards(train_file=files[:2], validation_file=files[2:4])
+    shards, held_out = list_shards(Reader(), train_file=files[:2], validation_file=files[2:4])
     assert [s.name for s in held_out] == files[2:4] and len(shards) == 2
     with pytest.raises(ValueError, match="5 percent of 1 files cannot be held out"):
-        list_shards(train_file=files[:1])
+        list_shards(Reader(), train_file=files[:1])
     with pytest.raises(ValueError, match="leave out --streaming"):
-        list_shards(dataset_name="python-reference")
+        list_shards(Reader(), dataset_name="python-reference")
 
 
 def test_a_data_set_of_many_files(tmp_path):
@@ -204,12 +207,12 @@ def test_a_data_set_of_many_files(tmp_path):
             rows = datasets.Dataset.from_dict({"text": [f"{split} {number}", "ä"]})
             (folder / "data").mkdir(parents=True, exist_ok=True)
             rows.to_parquet(folder / "data" / f"{split}-{number:05d}-of-{n:05d}.parquet")
-    shards, held_out = list_shards(dataset_name=str(folder))
+    shards, held_out = list_shards(Reader(), dataset_name=str(folder))
     assert [len(part) for part in (shards, held_out)] == [3, 1]
     texts = [shard.load(tmp_path / "c" / str(i))["text"] for i, shard in enumerate(shards)]
     assert [list(text) for text in texts] == [[f"train {i}", "ä"] for i in range(3)]
     with pytest.raises(ValueError, match="no files of the split test"):
-        list_shards(dataset_name=str(folder), dataset_split="test")
+        list_shards(Reader(), dataset_name=str(folder), dataset_split="test")
 
 
 def test_a_file_that_is_fetched(tmp_path):
@@ -221,7 +224,7 @@ def test_a_file_that_is_fetched(tmp_path):
     from gpt2ft.data import shards
 
     for _ in range(2):
-        rows = shards._documents("memory://texts/a.jsonl", folder, None, False)
+        rows = shards._documents("memory://texts/a.jsonl", folder, Reader())
         assert list(rows["text"]) == ["record 0", "record 1", "record 2"]
         fsspec.filesystem("memory").store.clear()  # the second time it is there
     assert [path.name for path in (folder / "download").iterdir()] == ["a.jsonl"]
