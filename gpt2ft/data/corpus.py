@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import datasets
-from datasets import Dataset, Value
+import numpy as np
+from datasets import Dataset
 
 from . import chats
 from .built_in import BUILT_IN_TEXT, python_reference
 from .duplicates import without_duplicates, without_equal_files
 from .file_list import kind_of, list_files
-from .reader import Reader
+from .reader import PIECES, Reader
 
 MANY_FILES = 20  # of which whole ones are held out, not the end of each
 
@@ -177,8 +178,16 @@ def _joined(parts: Sequence[Dataset]) -> Dataset:
         )
     if len(parts) == 1:
         return parts[0]
-    texts = Value("string")  # datasets reads some files as large_string
-    alike = [
-        p if p.features.get("text", texts) == texts else p.cast_column("text", texts) for p in parts
-    ]
-    return datasets.concatenate_datasets(alike)
+    return datasets.concatenate_datasets([_as_pieces(part) for part in parts])
+
+
+def _as_pieces(rows: Dataset) -> Dataset:
+    """Rows with the columns that pieces of text files have."""
+    if chats.MESSAGES in rows.column_names:
+        return rows
+    if rows.features["text"] != PIECES["text"]:  # datasets reads some files as large_string
+        rows = rows.cast_column("text", PIECES["text"])
+    for name in ("first", "last"):
+        if name not in rows.column_names:
+            rows = rows.add_column(name, np.ones(len(rows), bool), feature=PIECES[name])
+    return rows

@@ -398,13 +398,15 @@ def test_of_many_text_files_whole_ones_are_held_out(tmp_path):
 
 def test_files_of_several_kinds(tmp_path):
     (tmp_path / "a.csv").write_text("text,n\none,1\ntwo,2\n", encoding="utf-8")
-    (tmp_path / "b.md").write_text("three", encoding="utf-8")
-    (tmp_path / "c.jsonl").write_text('{"text": "four"}\n', encoding="utf-8")
-    assert texts(all_of(tmp_path)) == ["three", "one", "two", "four"]  # texts come first
+    (tmp_path / "b.md").write_text("three\nfour\n", encoding="utf-8")
+    (tmp_path / "c.jsonl").write_text('{"text": "five"}\n', encoding="utf-8")
+    rows = all_of(tmp_path)
+    assert texts(rows) == ["three\nfour\n", "one", "two", "five"]  # texts come first
+    assert set(rows["first"]) == set(rows["last"]) == {True}
     corpus = load_corpus(train_file=str(tmp_path), validation_split_percentage=50)
-    assert sorted(texts(corpus.train) + texts(corpus.validation)) == sorted(
-        ["three", "one", "two", "four"]
-    )
+    assert sorted(texts(corpus.train) + texts(corpus.validation)) == [
+        *("five", "four\n", "one", "three\n", "two")
+    ]
 
 
 def test_a_file_that_cannot_be_divided_is_trained_on_whole_among_others(tmp_path):
