@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from .collate import IGNORED
+from .mixture import Mixture
 from .order import ORDER, Order, check_version, epoch_order
 from .token_index import IntArray
 from .token_store import TokenStore
@@ -23,6 +25,9 @@ class Blocks:
     A sample holds `input_ids (T,)` and, where a document starts within it, `position_ids (T,)` that
     begin again at 0 there: attention then stays within documents. `keep_apart=False` omits
     `position_ids`, for models that ignore them.
+    Of conversations, where some tokens are not to be learned, a sample has `labels (T,)` too, and
+    none is cut that fits into a block: the block before it is shorter. What of a longer one has
+    nothing to learn is left out.
     """
 
     def __init__(
@@ -40,26 +45,31 @@ class Blocks:
         self._store = store
         self._begins = store.document_starts if keep_apart else store.document_starts[:0]
         self._size = block_size
+        self._ranges = _whole_rows(store, block_size)[:limit] if store.has_context else None
         n = -(-store.n_tokens // block_size)
-        self._n = min(limit or n, n)
+        self._n = min(limit or n, n) if self._ranges is None else len(self._ranges)
 
-    def _start(self, index: int) -> int:
+    def _range(self, index: int) -> tuple[int, int]:
+        """The first token of a block, and the one behind its last."""
+        if self._ranges is not None:
+            start, stop = self._ranges[index].tolist()
+            return start, stop
+        end = self._store.n_tokens
         # A last block of one token would have nothing to predict: it takes one more from the block
         # before it.
-        return min(index * self._size, self._store.n_tokens - 2)
-
-    def _stop(self, index: int) -> int:
-        end = self._store.n_tokens
-        return self._start(index + 1) if (index + 1) * self._size < end else end
+        start, stop = (min(i * self._size, end - 2) for i in (index, index + 1))
+        return start, stop if (index + 1) * self._size < end else end
 
     @property
     def n_tokens(self) -> int:
         """Tokens of all blocks."""
-        return self._stop(self._n - 1)
+        if self._ranges is not None:
+            return int((self._ranges[:, 1] - self._ranges[:, 0]).sum())
+        return self._range(self._n - 1)[1]
 
     @property
     def n_tokens_left_out(self) -> int:
-        """Tokens of the text that are in no block, because of `limit`."""
+        """Tokens of the text that are in no block, because of `limit`, or with nothing to learn."""
         return self._store.n_tokens - self.n_tokens
 
     @property
@@ -68,11 +78,25 @@ class Blocks:
         return max(1, len(self._store.document_starts))
 
     @property
+    def are_ragged(self) -> bool:
+        """Whether blocks other than the last ones are shorter than `block_size`."""
+        return self._ranges is not None
+
+    @property
+    def n_duplicates(self) -> int:
+        """Documents of the text that are equal to an earlier one."""
+        return self._store.duplicates
+
+    @property
     def lengths(self) -> IntArray:
-        """Tokens of each block: from the longest to the shortest."""
+        """Tokens of each block."""
+        if self._ranges is not None:
+            lengths: IntArray = self._ranges[:, 1] - self._ranges[:, 0]
+            return lengths
         lengths = np.full(self._n, self._size, dtype=np.int64)
         for index in range(max(0, self._n - 2), self._n):
-            lengths[index] = self._stop(index) - self._start(index)
+            start, stop = self._range(index)
+            lengths[index] = stop - start
         return lengths
 
     def __len__(self) -> int:
@@ -81,8 +105,8 @@ class Blocks:
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self._n:
             raise IndexError(f"there is no block {index} of {self._n}")
-        start, stop = self._start(index), self._stop(index)
-        sample = {"input_ids": self._store.tokens(start, stop)}
+        start, stop = self._range(index)
+        sample = _sample(self._store, start, stop)
         low, high = np.searchsorted(self._begins, [start, stop])
         inside = self._begins[low:high] - start
         if len(inside) and inside[-1] > 0:
@@ -95,19 +119,33 @@ class Blocks:
     def documents(self, index: int) -> IntArray:
         """Which document each token of a block belongs to, `(T,)`: an end of text to the one it
         ends."""
-        places = np.arange(self._start(index), self._stop(index))
+        places = np.arange(*self._range(index))
         number: IntArray = np.searchsorted(self._store.document_starts, places) - 1
         return np.maximum(number, 0)
 
 
 class Rows:
-    """One document or line a sample, cut to `block_size`; those under two tokens are left out."""
+    """One document or line a sample, cut to `block_size`; those under two tokens are left out.
+
+    Of conversations a sample has `labels (T,)` too, and those whose first answer is cut off are
+    left out.
+    """
 
     def __init__(self, store: TokenStore, block_size: int, *, limit: int | None = None) -> None:
         if not store.whole_documents:
             raise ValueError("the corpus has documents in pieces, load it with lines=True")
         self._store, self._size = store, block_size
-        self._rows = store.long_rows[:limit]
+        rows = store.long_rows
+        if store.has_context:
+            starts, stops = store.offsets[rows], store.offsets[rows + 1]
+            cut = zip(starts, np.minimum(stops, starts + block_size), stops, strict=True)
+            rows = rows[[stop == end or _teaches(store, start, stop) for start, stop, end in cut]]
+            if not len(rows):
+                raise ValueError(
+                    f"in no conversation an answer begins within --block_size {block_size} tokens, "
+                    "give a larger one"
+                )
+        self._rows = rows[:limit]
         if not len(self._rows):
             raise ValueError("no row of the text has two tokens, give longer rows")
 
@@ -137,13 +175,53 @@ class Rows:
         """Rows of the text, also those that are no sample."""
         return len(self._store.offsets) - 1
 
+    @property
+    def n_duplicates(self) -> int:
+        """Rows of the text that are equal to an earlier one."""
+        return self._store.duplicates
+
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
         row = int(self._rows[index])
         start, stop = int(self._store.offsets[row]), int(self._store.offsets[row + 1])
-        return {"input_ids": self._store.tokens(start, min(stop, start + self._size))}
+        return _sample(self._store, start, min(stop, start + self._size))
+
+
+def _sample(store: TokenStore, start: int, stop: int) -> Sample:
+    """Tokens of a store, with labels if some are not to be learned."""
+    if not store.has_context:
+        return {"input_ids": store.tokens(start, stop)}
+    stored = store.stored(start, stop)
+    is_context = stored < 0
+    return {
+        "input_ids": np.where(is_context, ~stored, stored),
+        "labels": np.where(is_context, IGNORED, stored),
+    }
+
+
+def _teaches(store: TokenStore, start: int, stop: int) -> bool:
+    """Whether one of these tokens, but the first, is to be learned."""
+    return bool((store.stored(start, stop)[1:] >= 0).any())
+
+
+def _whole_rows(store: TokenStore, block_size: int) -> IntArray:
+    """Ranges of the stream, `(n, 2)`, of at most `block_size` tokens: as many rows as there is room
+    for, one after another, or a part of a longer row."""
+    ranges: list[tuple[int, int]] = []
+    start = stop = 0
+    for end in store.offsets[1:].tolist():
+        if end - start > block_size and stop > start:  # this row has no room in the block
+            ranges.append((start, stop))
+            start = stop
+        stop = end
+        if stop - start > block_size:  # nor in one of its own
+            for part in range(start, stop, block_size):
+                if _teaches(store, part, min(part + block_size, stop)):
+                    ranges.append((part, min(part + block_size, stop)))
+            start = stop
+    return np.array([*ranges, *([(start, stop)] if stop > start else [])], np.int64)
 
 
 class Samples(Protocol):
@@ -199,10 +277,12 @@ class Batches:
         return np.array([order[position] for position in range(start, stop)], dtype=np.int64)
 
     def _order_of(self, epoch: int) -> Order:
-        if self._seed is None and isinstance(self.samples, Blocks):
+        if self._seed is None and isinstance(self.samples, Blocks) and not self.samples.are_ragged:
             return range(len(self.samples))  # they are in that order
         if self._seed is None:
             by_length: IntArray = np.argsort(-self.samples.lengths, kind="stable")
             return by_length
         n = len(self.samples)
+        if isinstance(self.samples, Mixture):
+            return self.samples.order(seed=self._seed, epoch=epoch)
         return epoch_order(n, seed=self._seed, epoch=epoch, version=self.order)

@@ -75,7 +75,7 @@ def load_corpus(
     if not validation_file:
         return corpus
     listed = list_files(validation_file)
-    held_out = _joined([reader.files(names) for names in _by_kind(listed.names)])
+    held_out = joined([reader.files(names) for names in _by_kind(listed.names)])
     return Corpus(corpus.train, held_out, corpus.notes + listed.notes)
 
 
@@ -105,7 +105,7 @@ def _of_files(
         notes += equal
         train.append(rows)
         held_out += [] if validation is None else [validation]
-    return Corpus(_joined(train), _joined(held_out) if held_out else None, notes)
+    return Corpus(joined(train), joined(held_out) if held_out else None, notes)
 
 
 def _of_data_set(
@@ -169,8 +169,8 @@ def _by_kind(names: Sequence[str]) -> list[list[str]]:
     return [[name for name in names if kind_of(name) == kind] for kind in dict.fromkeys(kinds)]
 
 
-def _joined(parts: Sequence[Dataset]) -> Dataset:
-    """Data sets one after another."""
+def joined(parts: Sequence[Dataset]) -> Dataset:
+    """Data sets one after another. Raises `ValueError` if only some are conversations."""
     if len({chats.MESSAGES in part.column_names for part in parts}) > 1:
         raise ValueError(
             "the files hold both texts and conversations, make them two corpora with a weight "

@@ -16,6 +16,8 @@ class Prompt(NamedTuple):
 
     text: str
     seed: int | None = None
+    ids: tuple[int, ...] | None = None
+    """Its token ids, where they are not just those of the text."""
 
 
 def read_prompts(path: str) -> list[Prompt]:

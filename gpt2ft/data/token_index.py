@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ IntArray = npt.NDArray[np.int64]
 
 ARRAYS = ("offsets", "document_starts", "long_rows")
 FACTS = "facts.json"
-VERSION = 1
+VERSION = 2
 AT_ONCE = 1 << 20  # bytes of an array that are read at once
 
 
@@ -43,25 +44,27 @@ class TokenIndex:
     """The largest token id, -1 where there is none."""
     whole_documents: bool
     """Whether no document came in pieces."""
+    duplicates: int
+    """Documents that are equal to an earlier one; of those in pieces nothing is known."""
     digest: str
     """Hash of the tokens and of where documents begin."""
 
 
-def index_of(tokenized: Dataset, *, has_prefix: bool, end: int | None) -> TokenIndex:
+def index_of(tokenized: Dataset, *, has_prefix: bool, apart: bool) -> TokenIndex:
     """The index of a tokenized corpus, from beside its cache files, or made in one pass over it."""
     files = [file["filename"] for file in tokenized.cache_files]
     if not files:  # it is in memory
         with tempfile.TemporaryDirectory(prefix="gpt2ft-index-") as temporary:
-            _make(tokenized, Path(temporary), has_prefix=has_prefix, end=end)
+            _make(tokenized, Path(temporary), has_prefix=has_prefix, apart=apart)
             return _read(Path(temporary), in_memory=True)
-    of_what = repr([VERSION, files, len(tokenized), has_prefix, end])
+    of_what = repr([VERSION, files, len(tokenized), has_prefix, apart])
     name = f"index-{hashlib.sha256(of_what.encode()).hexdigest()[:16]}"
     folder = Path(files[0]).parent / name
     with contextlib.suppress(OSError, ValueError):  # not there, or damaged: it is made again
         return _read(folder)
     made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
-        _make(tokenized, made, has_prefix=has_prefix, end=end)
+        _make(tokenized, made, has_prefix=has_prefix, apart=apart)
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # another process was faster
             made.rename(folder)
@@ -85,10 +88,11 @@ def _read(folder: Path, *, in_memory: bool = False) -> TokenIndex:
     return TokenIndex(**arrays, **facts)
 
 
-def _make(tokenized: Dataset, folder: Path, *, has_prefix: bool, end: int | None) -> None:
+def _make(tokenized: Dataset, folder: Path, *, has_prefix: bool, apart: bool) -> None:
     """Write the arrays of an index, a record batch at a time, and its facts at last."""
     digest, largest, whole, begun = xxhash.xxh3_128(), -1, True, False
     n_rows = n_tokens = 0
+    seen: list[tuple[Any, Any, Any]] = []
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(folder / name, "w+b")) for name in ARRAYS}
         _append(files["offsets"], [0])
@@ -103,7 +107,7 @@ def _make(tokenized: Dataset, folder: Path, *, has_prefix: bool, end: int | None
             _append(files["offsets"], stops)
             _append(files["long_rows"], n_rows + np.flatnonzero(lengths >= 2))
             starts = begins[first & (lengths > 0)]
-            if end is not None and not has_prefix:
+            if apart and not has_prefix:
                 # The end-of-text token before a document stands at its start, as GPT-2 saw it, and
                 # predicts its first token. Also where a text has the token written in it, as files
                 # for GPT-2 often do. A tokenizer with a beginning-of-text token needs no other.
@@ -111,9 +115,10 @@ def _make(tokenized: Dataset, folder: Path, *, has_prefix: bool, end: int | None
                 places += pc.list_flatten(ends).to_numpy()
                 starts = np.append(starts[: not begun] - 1, places)
                 begun = begun or len(starts) > 0
-            if end is not None:
+            if apart:
                 _append(files["document_starts"], starts)
             digest.update(np.ascontiguousarray(hashes.to_numpy()).data)
+            seen.append((hashes.to_numpy(), first, lengths > 0))
             largest = max(largest, int(maxima.to_numpy().max(initial=-1)))
             whole, n_rows = whole and bool(first.all()), n_rows + len(lengths)
             n_tokens = int(stops[-1]) if len(stops) else n_tokens
@@ -125,9 +130,20 @@ def _make(tokenized: Dataset, folder: Path, *, has_prefix: bool, end: int | None
                 digest.update(data)
     facts = {
         **{"largest": largest, "whole_documents": whole, "digest": digest.hexdigest()},
+        "duplicates": _n_duplicates(seen) if apart else 0,
         "lengths": {name: os.path.getsize(folder / name) // 8 for name in ARRAYS},
     }
     (folder / FACTS).write_text(json.dumps(facts))
+
+
+def _n_duplicates(batches: Sequence[tuple[Any, Any, Any]]) -> int:
+    """How many documents equal an earlier one, from the hash of each row, whether it is the first
+    of a document, and whether it has tokens."""
+    if not batches:
+        return 0
+    hashes, first, filled = (np.concatenate(column) for column in zip(*batches, strict=True))
+    whole = hashes[first & np.append(first[1:], True) & filled]
+    return len(whole) - len(np.unique(whole))
 
 
 def _drop_last(file: Any, number: int) -> None:

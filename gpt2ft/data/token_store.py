@@ -12,6 +12,8 @@ import numpy as np
 import xxhash
 from datasets import Dataset, Features, List, Value
 
+from .chat_template import conversation_ids, give_template
+from .chats import MESSAGES
 from .token_index import IntArray, index_of
 
 FEATURES = Features(
@@ -34,19 +36,24 @@ class TokenStore:
     `document_starts (documents,)` where positions begin again: a document's first token, or the
     end-of-text token before it (-1 for the first document); empty where rows are one text.
     `long_rows` are the numbers of the rows of at least two tokens. `whole_documents` is false if a
-    document came in pieces. `largest` is the largest token id, -1 where there is none. Memory in
-    use does not grow with the tokens: what is not on disk is a number for each chunk of the file.
+    document came in pieces. `largest` is the largest token id, -1 where there is none, `duplicates`
+    the number of documents that equal an earlier one; `has_context`: there are tokens that are not
+    to be learned. Memory in use does not grow with the tokens: what is not on disk is a number for
+    each chunk of the file.
     """
 
-    def __init__(self, tokenized: Dataset, *, has_prefix: bool, end: int | None) -> None:
+    def __init__(
+        self, tokenized: Dataset, *, has_prefix: bool, apart: bool, has_context: bool = False
+    ) -> None:
         rows = tokenized.data.column("input_ids")
         self._chunks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in rows.chunks]
         sizes = [len(chunk) for chunk in self._chunks]
         self._chunk_offsets = np.cumsum([0, *sizes], dtype=np.int64)
-        index = index_of(tokenized, has_prefix=has_prefix, end=end)
+        index = index_of(tokenized, has_prefix=has_prefix, apart=apart)
         self.offsets, self.document_starts = index.offsets, index.document_starts
         self.long_rows, self.largest = index.long_rows, index.largest
         self.whole_documents, self._digest = index.whole_documents, index.digest
+        self.duplicates, self.has_context = index.duplicates, has_context
 
     @property
     def n_tokens(self) -> int:
@@ -69,6 +76,11 @@ class TokenStore:
 
     def tokens(self, start: int, stop: int) -> IntArray:
         """Tokens `start` to `stop` of the stream, `(stop - start,)`."""
+        stored = self.stored(start, stop)
+        return np.where(stored < 0, ~stored, stored)
+
+    def stored(self, start: int, stop: int) -> IntArray:
+        """The same as they are stored: `~id`, which is negative, for what is not to be learned."""
         first = int(np.searchsorted(self._chunk_offsets, start, side="right")) - 1
         parts = []
         while start < stop:
@@ -85,10 +97,13 @@ def tokenize(
     separator: bool = True,
     one_text: bool = False,
     num_proc: int | None = None,
+    train_on: str = "answer",
 ) -> TokenStore:
     """Tokenize a data set with a column `text`, in batches, through the cache of `datasets`.
 
-    A list of texts is taken too.
+    A list of texts is taken too. Where the column is `messages`, see `Corpus`, each row is a
+    conversation, written by the tokenizer's chat template; of it the answers are learned, or with
+    `train_on="prompt_and_answer"` all.
     Each document begins with what the tokenizer puts before a text (a beginning-of-text token, if
     it has one), and with `separator` ends in an end-of-text token. Documents of white space alone
     have no tokens. With `one_text` the documents are lines of one text: nothing is put before them,
@@ -99,6 +114,8 @@ def tokenize(
         documents = Dataset.from_dict({"text": list(documents)})
     if len(documents) == 0:
         raise ValueError("there are no documents to tokenize, give at least one")
+    if MESSAGES in documents.column_names:
+        return _tokenize_chats(documents, tokenizer, separator, train_on, num_proc)
     end = tokenizer.eos_token_id if separator else None
     if separator and end is None:
         raise ValueError("the tokenizer has no end-of-text token, use --row_separator none")
@@ -119,7 +136,40 @@ def tokenize(
         new_fingerprint=_fingerprint(documents, tokenizer, options),
         desc="Tokenizing",
     )
-    return TokenStore(tokenized, has_prefix=bool(options["prefix"]), end=end)
+    return TokenStore(tokenized, has_prefix=bool(options["prefix"]), apart=end is not None)
+
+
+def _tokenize_chats(
+    documents: Dataset, tokenizer: Any, separator: bool, train_on: str, num_proc: int | None
+) -> TokenStore:
+    if not separator:
+        raise ValueError("--row_separator none is for the lines of one text, not for conversations")
+    give_template(tokenizer)
+    options = {"answers_only": train_on == "answer", "template": tokenizer.chat_template}
+    tokenized = documents.map(
+        _tokenize_chat_batch,
+        fn_kwargs={"tokenizer": tokenizer, "answers_only": options["answers_only"]},
+        batched=True,
+        batch_size=TOKENIZED_AT_ONCE,
+        remove_columns=documents.column_names,
+        features=FEATURES,
+        num_proc=num_proc,
+        new_fingerprint=_fingerprint(documents, tokenizer, options),
+        desc="Tokenizing",
+    )
+    # A conversation begins at its own first token, as a text after a beginning-of-text token.
+    return TokenStore(tokenized, has_prefix=True, apart=True, has_context=True)
+
+
+def _tokenize_chat_batch(
+    batch: Mapping[str, Sequence[str]], *, tokenizer: Any, answers_only: bool
+) -> dict[str, list[Any]]:
+    rows = [
+        described(ids, True, None)
+        for text in batch[MESSAGES]
+        for ids in conversation_ids(tokenizer, text, answers_only=answers_only)
+    ]
+    return {name: [row[name] for row in rows] for name in FEATURES}
 
 
 def _tokenize_batch(
@@ -148,13 +198,13 @@ def _tokenize_batch(
     return {name: [row[name] for row in rows] for name in FEATURES}
 
 
-def described(row: Sequence[int], first: bool, end: int | None) -> dict[str, Any]:
+def described(row: Sequence[int] | IntArray, first: bool, end: int | None) -> dict[str, Any]:
     """A row of a token store, with what would otherwise need a pass over all its tokens."""
     ids = np.array(row, dtype=np.int32)
     return {
         "input_ids": ids,
         "first": first,
-        "largest": int(ids.max(initial=-1)),
+        "largest": int(np.maximum(ids, ~ids).max(initial=-1)),
         "ends": np.flatnonzero(ids == (-1 if end is None else end)),
         "hash": xxhash.xxh3_64_intdigest(ids.data) - 2**63,  # signed, as Arrow has it by default
     }

@@ -15,6 +15,7 @@ from ..checkpoint.divided import check_names
 from ..checkpoint.folders import recorded_run
 from ..config import TrainConfig
 from ..data.batches import Batches
+from ..data.chat_template import PLAIN_TEMPLATE, is_cut_by_turns, stop_tokens
 from ..data.collate import CausalLMCollator
 from ..data.corpus import texts_of
 from ..kernels.accelerate import accelerate, compile_blocks
@@ -46,8 +47,15 @@ class Run:
     """Of the training tokens and how many samples they make; of those held out."""
     cut: Cutter
     """How its texts are cut, and whether in packed blocks no document is context for another."""
+    notes: list[str]
+    """What is to be said of the texts, besides how many they are."""
     saved_step: int = -1
     """Step of the newest checkpoint this process saved or loaded."""
+
+    @property
+    def has_chats(self) -> bool:
+        """Whether what is learned are answers in conversations."""
+        return "labels" in self.data.samples[0]
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint records: to refuse changed settings or data, and to rebuild the run."""
@@ -144,7 +152,30 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
     max_steps = _max_steps(config, len(data))
     digests = (digest, held_out_digest)
-    return Run(config, state, tokenizer, data, held_out, max_steps, digests, cut)
+    run = Run(config, state, tokenizer, data, held_out, max_steps, digests, cut, [*texts.notes])
+    if run.has_chats:
+        _prepare_for_chats(run)
+    return run
+
+
+def _prepare_for_chats(run: Run) -> None:
+    """Let the model end its texts where an answer ends; say what is to be known of the template."""
+    settings: Any = run.state.model.generation_config
+    stops = stop_tokens(run.tokenizer)
+    named = settings.eos_token_id
+    ends = [named] if isinstance(named, int) else list(named or ())
+    settings.eos_token_id = [*ends, *(token for token in stops if token not in ends)]
+    if run.tokenizer.chat_template == PLAIN_TEMPLATE:
+        run.notes.append(
+            "the model has no chat template, and gets a plain one: ### User:, ### Assistant:"
+        )
+    if is_cut_by_turns(run.tokenizer):
+        run.notes.append(
+            "the chat template writes earlier turns otherwise than the last one, or the tokenizer "
+            "cuts them otherwise: each answer is a text of its own"
+        )
+    if not stops:
+        run.notes.append("the chat template ends an answer with no special token")
 
 
 def _recommended_rate(model: Any) -> float:

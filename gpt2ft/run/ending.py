@@ -20,7 +20,7 @@ from .forecast import outcome
 from .observe import Observed
 from .provenance import add_to_run_file, end_run_file
 from .reporting import write_report
-from .summary import run_card, samples_text, warning
+from .summary import corpora, run_card, samples_text, warning
 
 OF_THE_END = (CARD, REPORT, COPIES)  # files that tell of a run that is over
 
@@ -71,6 +71,7 @@ def write_down(
         durable.replace(output_dir / CARD, json.dumps(finite(card), indent=1).encode())
     records = read_records(output_dir / METRICS)
     facts = end_run_file(output_dir, records, step=run.state.step)
+    add_to_run_file(output_dir, corpora=corpora(run))
     if "resumed" not in facts:
         checkpoint = output_dir / f"checkpoint-{last}"
         found = outcome(run, facts.get("forecast", {}), checkpoint, seconds)

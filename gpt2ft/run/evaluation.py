@@ -11,6 +11,7 @@ from datasets import Dataset
 from ..checkpoint.folders import step_of
 from ..config import TrainConfig
 from ..data.batches import Batches
+from ..data.chats import MESSAGES
 from ..data.collate import CausalLMCollator
 from ..data.token_store import tokenize
 from ..evaluation.card import Card
@@ -119,6 +120,8 @@ def _scored(
     settings = dataclasses.replace(settings, block_size=size)
     samples: Any
     if config.protocol == "sliding":
+        if MESSAGES in documents.column_names:
+            raise ValueError("--protocol sliding is for texts, not for conversations, leave it out")
         separator = settings.row_separator == "eos"
         store = tokenize(documents, tokenizer, separator=separator, one_text=not separator)
         stride = config.stride or max(1, size // 2)
@@ -129,7 +132,7 @@ def _scored(
         vocab_size = model.get_input_embeddings().weight.shape[0]
         cut = Cutter(settings, tokenizer, vocab_size, keep_apart)
         samples, digest = cut.samples(documents, limit=settings.max_eval_samples)
-        protocol = cut.protocol()
+        protocol = cut.protocol(chats=MESSAGES in documents.column_names)
     collate = CausalLMCollator(tokenizer.pad_token_id)
     data = Batches(samples, collate, batch_size=config.per_device_eval_batch_size)
     found = score_shown(model, data, tokenizer, precision, stop)

@@ -35,7 +35,7 @@ from .agreement import (
 )
 from .build import Run, build
 from .ending import OF_THE_END, conclusion, put_in_place, write_down
-from .forecast import early_forecast
+from .forecast import early_forecast, first_sample
 from .observe import Observed, chosen_prompts, due, observe, recorded
 from .output_folder import check_space, locked, refuse_changes, refuse_to_overwrite, starting_point
 from .provenance import add_to_run_file, begin_run_file
@@ -86,6 +86,8 @@ def finetune(
         refuse_changes(checkpoint, record)
     print_line(description(run))
     print_line(plan(run))
+    if run.has_chats:
+        print_line(first_sample(run))
     is_main = processes.rank() == 0  # which alone writes
     if is_main:
         durable.make_folder(output_dir)

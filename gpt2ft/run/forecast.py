@@ -37,7 +37,8 @@ from .summary import description, plan
 CURVE = " ▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 60
 BATCHES_LOOKED_AT = 50
-ROWS_SHOWN, TOKENS_SHOWN = 2, 96
+ROWS_SHOWN, TOKENS_SHOWN, CHAT_TOKENS_SHOWN = 2, 96, 400
+BRACKETS = "what stands in ⟦brackets⟧ is context or padding, and is not learned"
 
 
 def dry_run(config: TrainConfig, *, stop: Stop) -> int:
@@ -82,12 +83,12 @@ def about_data(run: Run) -> dict[str, Any]:
 def first_batch(run: Run) -> list[list[dict[str, Any]]]:
     """The first rows of the first batch, as text: pieces that are learned or masked in turn."""
     batch = run.data[0, 0]
-    rows = []
+    rows, n_shown = [], CHAT_TOKENS_SHOWN if run.has_chats else TOKENS_SHOWN
     for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
         learned = labels != IGNORED
         learned[0] = False  # there is nothing before it to predict it from
         pieces: list[dict[str, Any]] = []
-        for token, is_learned in zip(ids[:TOKENS_SHOWN].tolist(), learned.tolist(), strict=False):
+        for token, is_learned in zip(ids[:n_shown].tolist(), learned.tolist(), strict=False):
             if not pieces or pieces[-1]["learned"] != is_learned:
                 pieces.append({"learned": is_learned, "ids": []})
             pieces[-1]["ids"].append(token)
@@ -218,13 +219,23 @@ def _text(facts: dict[str, Any]) -> str:
         f"{_size(disk['checkpoint'])} at once, and the model; {free}"
         + ("" if disk["all"] <= disk["free"] else ": NOT ENOUGH"),
         "",
-        "the first samples; what stands in ⟦brackets⟧ is context or padding, and is not learned:",
+        f"the first samples; {BRACKETS}:",
+        *map(_marked, facts["batch"]),
+        "",
+        "nothing was kept; leave out --dry_run to start the run",
     ]
-    for row in facts["batch"]:
-        shown = "".join(p["text"] if p["learned"] else f"⟦{p['text']}⟧" for p in row)
-        lines.append(f"| {shown}".replace("\n", "\n| "))
-    lines += ["", "nothing was kept; leave out --dry_run to start the run"]
     return "\n".join(lines)
+
+
+def _marked(row: Sequence[Mapping[str, Any]]) -> str:
+    """A row of `first_batch`, with brackets around what is not learned."""
+    shown = "".join(p["text"] if p["learned"] else f"⟦{p['text']}⟧" for p in row)
+    return f"| {shown}".replace("\n", "\n| ")
+
+
+def first_sample(run: Run) -> str:
+    """The first sample of a run, with brackets around what is not learned."""
+    return f"the first sample; {BRACKETS}:\n{_marked(first_batch(run)[0])}"
 
 
 def _size(n: float) -> str:

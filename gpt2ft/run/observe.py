@@ -6,10 +6,13 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..data.batches import Batches
+from ..data.chat_template import question_ids, user_message
+from ..data.collate import IGNORED
 from ..data.prompts import Prompt, read_prompts
 from ..evaluation.records import METRICS, SAMPLES, append_records, copy_records, forget_after
 from ..evaluation.scores import Score, score
@@ -146,6 +149,8 @@ def sample_once(run: Run, prompts: Sequence[Prompt], stop: Stop) -> Records:
     model, autocast = run.state.model, run.state.precision.autocast
     sampling = Sampling(max_new_tokens=SAMPLE_NEW_TOKENS)
     texts = [begin(run.tokenizer, prompt.text, prompt.seed) for prompt in prompts]
+    for text, prompt in zip(texts, prompts, strict=True):
+        text.prompt_ids = list(prompt.ids or text.prompt_ids)
     with undisturbed(model):
         for first in range(0, len(texts), SAMPLES_AT_ONCE):
             batch = texts[first : first + SAMPLES_AT_ONCE]
@@ -162,13 +167,27 @@ def sample_once(run: Run, prompts: Sequence[Prompt], stop: Stop) -> Records:
 def chosen_prompts(run: Run) -> Sequence[Prompt]:
     """The texts to continue: those named, else the beginning of the held-out text.
 
-    Each has a seed, its own or that of the run.
+    Where conversations are learned, they are questions. Each has a seed, its own or that of the
+    run.
     """
     found = []
     for named in run.config.sample_prompts:
         found += read_prompts(named) if os.path.isfile(named) else [Prompt(named)]
-    if not found:
+    if run.has_chats:
+        found = _questions(run, found)
+    elif not found:
         ids = (run.held_out or run.data).samples[0]["input_ids"][:SAMPLE_PROMPT_TOKENS]
         found = [Prompt(run.tokenizer.decode(ids, skip_special_tokens=True))]
     seed = run.config.seed
-    return [Prompt(p.text, seed if p.seed is None else p.seed) for p in found]
+    return [p if p.seed is not None else p._replace(seed=seed) for p in found]
+
+
+def _questions(run: Run, named: Sequence[Prompt]) -> list[Prompt]:
+    """What the model is shown before an answer: to each of these, else to the first held out."""
+    decode = partial(run.tokenizer.decode, skip_special_tokens=True)
+    if named:
+        shown = [question_ids(run.tokenizer, [user_message(p.text)]) for p in named]
+        return [Prompt(decode(i), p.seed, tuple(i)) for p, i in zip(named, shown, strict=True)]
+    sample = (run.held_out or run.data).samples[0]
+    ids = sample["input_ids"][: int((sample["labels"] != IGNORED).argmax())].tolist()
+    return [Prompt(decode(ids), None, tuple(ids))]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from ..data.batches import Blocks
+from ..data.file_list import weighted
+from ..data.mixture import Mixture
 from ..data.stream import Stream
 from ..evaluation.card import Card, difference, short
 from ..evaluation.curves import NOTEWORTHY
@@ -43,11 +45,53 @@ def description(run: Run) -> str:
     samples = run.data.samples
     if isinstance(samples, Blocks) and samples.n_tokens < (config.block_size or 0):
         note += f"; that is less than one block of {config.block_size} tokens"
-    return (
-        f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
-        f"{precision.name} on {precision.device}{threads}{together_with}\n"
-        f"data   {source}: {_amount(samples)} to train on{evaluated}; {pad}{note}"
+    notes = run.notes + _duplicates(samples)
+    return "\n".join(
+        [
+            f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
+            f"{precision.name} on {precision.device}{threads}{together_with}",
+            f"data   {source}: {_amount(samples)} to train on{evaluated}; {pad}{note}",
+            *(f"       {line}" for line in _corpora_lines(run)),
+            *(f"note: {each}" for each in notes),
+        ]
     )
+
+
+def _duplicates(samples: Any) -> list[str]:
+    n = getattr(samples, "n_duplicates", 0)
+    if not n:
+        return []
+    are = "is" if n == 1 else "are"
+    return [
+        f"{n:,} of {samples.n_documents:,} documents {are} equal to an earlier one; --deduplicate "
+        "leaves them out"
+    ]
+
+
+def corpora(run: Run) -> list[dict[str, Any]]:
+    """Of several corpora with a weight, how many samples of each were trained on so far."""
+    samples, config = run.data.samples, run.config
+    if not isinstance(samples, Mixture):
+        return []
+    epoch, index = divmod(run.state.batches, len(run.data))
+    position = index * config.per_device_train_batch_size
+    counts = samples.drawn(seed=config.seed, epoch=epoch, position=position)
+    rows = zip(weighted(config.train_file), samples.parts, counts, strict=True)
+    return [
+        {"files": name, "weight": weight, "samples": len(part), "trained_on": count}
+        for (name, weight), part, count in rows
+    ]
+
+
+def _corpora_lines(run: Run) -> list[str]:
+    """What an epoch has of each corpus."""
+    samples: Any = run.data.samples
+    draws = samples.draws if isinstance(samples, Mixture) else ()
+    return [
+        f"{each['files']}: {n / len(samples):.1%} of an epoch, {n / each['samples']:.3g} times its "
+        f"{each['samples']:,} {_kind(part)}"
+        for each, part, n in zip(corpora(run), getattr(samples, "parts", ()), draws, strict=True)
+    ]
 
 
 def _amount(samples: Any) -> str:
@@ -55,8 +99,14 @@ def _amount(samples: Any) -> str:
     if isinstance(samples, Stream):
         n = len(samples.shards)
         return f"{n:,} files, read in turn," if n > 1 else "1 file, again and again,"
-    kind = "blocks" if isinstance(samples, Blocks) else "rows"
-    return f"{samples.n_tokens:,} tokens in {len(samples):,} {kind}"
+    if isinstance(samples, Mixture):
+        n = len(samples.parts)
+        return f"{samples.n_tokens:,} tokens of {n} corpora in {len(samples):,} samples"
+    return f"{samples.n_tokens:,} tokens in {len(samples):,} {_kind(samples)}"
+
+
+def _kind(samples: Any) -> str:
+    return "blocks" if isinstance(samples, Blocks) else "rows"
 
 
 def plan(run: Run) -> str:
@@ -89,7 +139,11 @@ def sample_line(record: Mapping[str, Any]) -> str:
 def run_card(run: Run, before: Score | None, after: Score) -> Card:
     """The card that closes a run: the model before training, and the one that it leaves."""
     return Card(
-        after, before, protocol=run.cut.protocol(), model_name="after", baseline_name="before"
+        after,
+        before,
+        protocol=run.cut.protocol(chats=run.has_chats),
+        model_name="after",
+        baseline_name="before",
     )
 
 

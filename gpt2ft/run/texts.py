@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,9 @@ from datasets import Dataset
 
 from ..config import TrainConfig
 from ..data.batches import Blocks, Rows
-from ..data.corpus import Corpus, load_corpus
+from ..data.corpus import Corpus, joined, load_corpus
+from ..data.file_list import weighted
+from ..data.mixture import Mixture
 from ..data.order import IN_TURN, ORDER
 from ..data.reader import Reader
 from ..data.shards import all_documents, list_shards
@@ -45,6 +50,7 @@ class Cutter:
             separator=separator,
             one_text=config.packing and not separator,
             num_proc=config.preprocessing_num_workers,
+            train_on=config.train_on,
         )
         store.check_vocabulary(self.vocab_size)
         samples: Blocks | Rows
@@ -54,51 +60,89 @@ class Cutter:
             samples = Rows(store, config.block_size, limit=limit)
         return samples, f"{store.digest()} {len(samples)}"
 
-    def protocol(self) -> str:
-        """How texts are cut, in words."""
+    def protocol(self, *, chats: bool) -> str:
+        """How texts are cut, in words; `chats`: they are conversations."""
         config = self.config
+        answers = ", answers alone" if chats and config.train_on == "answer" else ""
         if not config.packing:
-            return f"rows cut to {config.block_size} tokens"
+            return f"rows cut to {config.block_size} tokens{answers}"
         apart = ", documents apart" if self.keep_apart and config.row_separator == "eos" else ""
-        return f"blocked, {config.block_size} tokens{apart}"
+        return f"blocked, {config.block_size} tokens{apart}{answers}"
 
 
 class Whole:
-    """A corpus that lies on this machine."""
+    """A corpus that lies on this machine, or several with a weight each."""
 
     order = ORDER
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
-        self.corpus = load_corpus(
-            dataset_split=config.dataset_split,
+        self._sources = weighted(config.train_file)
+        if self._sources and config.max_train_samples:
+            raise ValueError(
+                "--max_train_samples is for one corpus, not for several with weights: --max_steps "
+                "makes the run shorter"
+            )
+        load = functools.partial(
+            load_corpus,
             contiguous=config.row_separator == "none",
             deduplicate=config.deduplicate,
             seed=config.seed,
-            **_source(config),
             **_reading(config),
         )
+        source = _source(config)
+        if not self._sources:
+            self._corpora = [load(dataset_split=config.dataset_split, **source)]
+            return
+        held_out = source.pop("validation_file")
+        if held_out:
+            source["validation_split_percentage"] = 0
+        self._corpora = [load(**{**source, "train_file": name}) for name, _ in self._sources]
+        if held_out:
+            source["train_file"] = held_out
+            self._corpora[0] = dataclasses.replace(
+                self._corpora[0], validation=load(**source).train
+            )
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is to be said of the text: what was left out."""
+        return [note for corpus in self._corpora for note in corpus.notes]
+
+    @property
+    def corpus(self) -> Corpus:
+        """All documents. Raises `ValueError` if only some corpora are conversations."""
+        return Corpus(self.documents(), self.held_out_documents())
 
     def documents(self) -> Dataset:
         """Those to train on."""
-        return self.corpus.train
+        return joined([corpus.train for corpus in self._corpora])
 
-    def samples(self, cut: Cutter) -> tuple[Blocks | Rows, str]:
+    def samples(self, cut: Cutter) -> tuple[Blocks | Rows | Mixture, str]:
         """Samples to train on, and a digest of them."""
-        return cut.samples(self.corpus.train, limit=self._config.max_train_samples)
+        if not self._sources:
+            return cut.samples(self._corpora[0].train, limit=self._config.max_train_samples)
+        made = [cut.samples(corpus.train, limit=None) for corpus in self._corpora]
+        weights = [weight for _, weight in self._sources]
+        digest = hashlib.sha256(repr([weights, [digest for _, digest in made]]).encode())
+        return Mixture([samples for samples, _ in made], weights), digest.hexdigest()
 
     def held_out_documents(self) -> Dataset | None:
         """Those to evaluate on, None if there are none."""
-        return self.corpus.validation
+        parts = [corpus.validation for corpus in self._corpora if corpus.validation is not None]
+        return joined(parts) if parts else None
 
 
 class Streamed:
     """A corpus whose files are read in turn, see `data.stream`."""
 
     order = IN_TURN
+    notes: Sequence[str] = ()
 
     def __init__(self, config: TrainConfig, checkpoint: Path | None) -> None:
         self._config, self._checkpoint = config, checkpoint
+        if weighted(config.train_file):
+            raise ValueError("--streaming reads one corpus, leave out the weights of --train_file")
         self._shards, self._held_out = list_shards(
             Reader(**_reading(config)), dataset_split=config.dataset_split, **_source(config)
         )

@@ -49,12 +49,15 @@ def brute_force(pieces, *, has_prefix, end):
 @few
 @given(PIECES, st.booleans(), st.sampled_from([END, None]))
 def test_an_index_is_what_a_brute_force_finds(pieces, has_prefix, end):
-    index = index_of(tokenized(pieces, end), has_prefix=has_prefix, end=end)
+    index = index_of(tokenized(pieces, end), has_prefix=has_prefix, apart=end is not None)
     found = index.offsets.tolist(), index.document_starts.tolist(), index.digest
     assert found == brute_force(pieces, has_prefix=has_prefix, end=end)
     assert index.long_rows.tolist() == [i for i, (ids, _) in enumerate(pieces) if len(ids) > 1]
     assert index.largest == max((token for ids, _ in pieces for token in ids), default=-1)
     assert index.whole_documents == all(first for _, first in pieces)
+    firsts = [first for _, first in pieces] + [True]
+    alone = [tuple(ids) for i, (ids, _) in enumerate(pieces) if ids and firsts[i] and firsts[i + 1]]
+    assert index.duplicates == (0 if end is None else len(alone) - len(set(alone)))
 
 
 @pytest.fixture
@@ -88,12 +91,12 @@ def test_it_lies_beside_the_tokens_is_mapped_and_is_made_again_if_it_is_damaged(
     expected = brute_force(pieces, has_prefix=False, end=END)
 
     def found():
-        index = index_of(made, has_prefix=False, end=END)
+        index = index_of(made, has_prefix=False, apart=True)
         return index.offsets.tolist(), index.document_starts.tolist(), index.digest
 
     assert found() == expected
     (folder,) = (made_folder for made_folder in _folder_of(made).glob("*index-*"))
-    index = index_of(made, has_prefix=False, end=END)
+    index = index_of(made, has_prefix=False, apart=True)
     mapped = index.offsets
     while mapped.base is not None and not isinstance(mapped, np.memmap):
         mapped = mapped.base
@@ -113,9 +116,9 @@ def _folder_of(made):
 
 def test_looking_things_up_takes_no_memory(on_disk):
     _, made = on_disk
-    index_of(made, has_prefix=False, end=END)
+    index_of(made, has_prefix=False, apart=True)
     tracemalloc.start()
-    index = index_of(made, has_prefix=False, end=END)
+    index = index_of(made, has_prefix=False, apart=True)
     np.searchsorted(index.document_starts, [3, 500])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -31,7 +31,7 @@ def of_rows(*chunks):
         for chunk in chunks
     ]
     table = Dataset(pa.Table.from_batches(batches, schema))
-    return TokenStore(table, has_prefix=False, end=END)
+    return TokenStore(table, has_prefix=False, apart=True)
 
 
 def joined(runs):
