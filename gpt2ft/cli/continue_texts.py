@@ -10,16 +10,19 @@ from pathlib import Path
 from datasets import Dataset
 from tqdm import tqdm
 
+from ..data.chat_template import give_template, question_ids, stop_tokens, user_message
 from ..data.corpus import load_corpus
 from ..data.prompts import Prompt
 from ..data.suffixes import index_text
 from ..generation.config import GenerateConfig
 from ..generation.ready_model import ReadyModel, load_ready
-from ..generation.text import Continuation, begin, extend, generate, window_note
+from ..generation.text import Continuation, add_end_tokens, begin, complete, extend, window_note
 from ..precision import resolve_device, resolve_precision
 from ..run.texts import corpus_of_run
 from ..system.terminal import bar, printable
-from .chat import Conversation, interact
+from .chat_session import ChatSession
+from .session import interact
+from .text_session import TextSession
 
 Write = Callable[[str], None]
 BETWEEN_TEXTS = "---\n"
@@ -37,6 +40,9 @@ def continue_texts(config: GenerateConfig, name: str, prompts: Sequence[Prompt])
     )
     documents = _not_to_copy(config, name)
     model.corpus = index_text(documents, model.tokenizer) if documents else None
+    if config.chat:
+        _ready_to_answer(model)
+        prompts = [_question(model, prompt) for prompt in prompts]
     write = writer(config.raw)
     at_once = config.json or config.prompt_file or config.num_return_sequences > 1
     noted = False
@@ -51,9 +57,39 @@ def continue_texts(config: GenerateConfig, name: str, prompts: Sequence[Prompt])
     def load(name: str) -> ReadyModel:
         other = load_ready(name, precision)
         other.corpus = index_text(documents, other.tokenizer) if documents else None
+        if config.chat:
+            _ready_to_answer(other)
         return other
 
-    return interact(Conversation(config, model, load, write))
+    session = ChatSession if config.chat else TextSession
+    return interact(session(config, model, load, write))
+
+
+def _ready_to_answer(model: ReadyModel) -> None:
+    """Give a model a chat template if it has none, and let its texts end where answers do."""
+    if give_template(model.tokenizer):
+        print(
+            f"gpt2ft: {model.name} has no chat template: a plain one is used, which it does not "
+            "know",
+            file=sys.stderr,
+        )
+    add_end_tokens(model.model, stop_tokens(model.tokenizer))
+
+
+def _question(model: ReadyModel, prompt: Prompt) -> Prompt:
+    """The prompt as a question; shown on a line of its own."""
+    ids = question_ids(model.tokenizer, [user_message(prompt.text)])
+    return Prompt(f"{prompt.text}\n", prompt.seed, tuple(ids))
+
+
+def _begun(
+    config: GenerateConfig, model: ReadyModel, prompt: Prompt, number: int = 0
+) -> Continuation:
+    """The text of that number from a prompt, which is all there is of it yet."""
+    first = config.seed if prompt.seed is None else prompt.seed
+    text = begin(model.tokenizer, prompt.text, None if first is None else first + number)
+    text.prompt_ids = list(prompt.ids or text.prompt_ids)
+    return text
 
 
 def _not_to_copy(config: GenerateConfig, name: str) -> Dataset | None:
@@ -80,7 +116,7 @@ def _as_they_come(
     """Continue one prompt after the other, each piece written at once."""
     for number, prompt in enumerate(prompts):
         write(BETWEEN_TEXTS if number else "")
-        text = begin(model.tokenizer, prompt.text, config.seed)
+        text = _begun(config, model, prompt)
         write(prompt.text)
         for (piece,) in extend(
             model.model, model.tokenizer, [text], config.sampling, corpus=model.corpus
@@ -94,13 +130,16 @@ def _in_batches(
     config: GenerateConfig, model: ReadyModel, prompts: Sequence[Prompt], write: Write
 ) -> Iterator[Continuation]:
     """Continue all prompts, some at a time; written when they are complete, in their order."""
-    texts = generate(
+    todo = (
+        _begun(config, model, prompt, number)
+        for prompt in prompts
+        for number in range(config.num_return_sequences)
+    )
+    texts = complete(
         model.model,
         model.tokenizer,
-        [prompt.text for prompt in prompts],
+        todo,
         config.sampling,
-        seed=[config.seed if prompt.seed is None else prompt.seed for prompt in prompts],
-        num_return_sequences=config.num_return_sequences,
         batch_size=config.batch_size,
         corpus=model.corpus,
     )

@@ -74,6 +74,8 @@ class GenerateConfig(Sampling):
     """Tokenizer, where it is not in the model's folder: a folder, or a name on the hub."""
     interactive: bool = setting(False, flag="-i")
     """Ask for prompts in the terminal."""
+    chat: bool = False
+    """Answer in turns, for a model that learned from conversations: prompts are questions."""
     prompt: tuple[str, ...] = setting((), flag="-p")
     """Text to continue, may be repeated; an empty one starts from the end-of-text token."""
     prompt_file: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,7 +45,7 @@ def generate(
     batch_size: int = 8,
     corpus: Followers | None = None,
 ) -> Iterator[Continuation]:
-    """Continue prompts, `batch_size` at a time; yields a `Continuation` of each, in their order.
+    """Continue prompts, `batch_size` at a time: a `Continuation` of each, in their order.
 
     `seed` is one for each prompt, or the same for all (default: from entropy). A prompt's text does
     not depend on the others. With `num_return_sequences`, each prompt is continued so many times,
@@ -60,6 +60,20 @@ def generate(
         for prompt, first in zip(prompts, seeds, strict=True)
         for n in range(num_return_sequences)
     )
+    return complete(model, tokenizer, todo, sampling, batch_size=batch_size, corpus=corpus)
+
+
+def complete(
+    model: Any,
+    tokenizer: Any,
+    texts: Iterable[Continuation],
+    sampling: Sampling,
+    *,
+    batch_size: int,
+    corpus: Followers | None = None,
+) -> Iterator[Continuation]:
+    """Continue texts that hold only a prompt, `batch_size` at a time; yields them when complete."""
+    todo = iter(texts)
     while batch := list(itertools.islice(todo, batch_size)):
         for _ in extend(model, tokenizer, batch, sampling, corpus=corpus):
             pass
@@ -246,6 +260,14 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     if not ids and start is None:
         raise ValueError("the prompt is empty and the tokenizer has no end-of-text token")
     return ids or [start]
+
+
+def add_end_tokens(model: Any, tokens: Sequence[int]) -> None:
+    """Let these tokens end a text of the model too, wherever it is loaded again."""
+    settings = model.generation_config
+    named = settings.eos_token_id
+    ends = [named] if isinstance(named, int) else list(named or ())
+    settings.eos_token_id = [*ends, *(token for token in tokens if token not in ends)]
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -18,6 +18,7 @@ from ..data.batches import Batches
 from ..data.chat_template import PLAIN_TEMPLATE, is_cut_by_turns, stop_tokens
 from ..data.collate import CausalLMCollator
 from ..data.corpus import texts_of
+from ..generation.text import add_end_tokens
 from ..kernels.accelerate import accelerate, compile_blocks
 from ..loop import TrainState
 from ..models import loading, probe
@@ -160,11 +161,8 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
 
 def _prepare_for_chats(run: Run) -> None:
     """Let the model end its texts where an answer ends; say what is to be known of the template."""
-    settings: Any = run.state.model.generation_config
     stops = stop_tokens(run.tokenizer)
-    named = settings.eos_token_id
-    ends = [named] if isinstance(named, int) else list(named or ())
-    settings.eos_token_id = [*ends, *(token for token in stops if token not in ends)]
+    add_end_tokens(run.state.model, stops)
     if run.tokenizer.chat_template == PLAIN_TEMPLATE:
         run.notes.append(
             "the model has no chat template, and gets a plain one: ### User:, ### Assistant:"

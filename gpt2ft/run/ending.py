@@ -96,9 +96,10 @@ def conclusion(run: Run, observed: Observed, output_dir: Path, *, last: int) -> 
             f"checkpoint-{last}"
         )
     folder = shlex.quote(str(output_dir))
+    chat = "--chat " if run.has_chats else ""
     lines += [
         f"saved to {output_dir}, with a report: {REPORT}",
-        f"generate: python generate.py -i --model_name_or_path {folder}",
+        f"generate: python generate.py -i {chat}--model_name_or_path {folder}",
     ]
     parts.append("\n".join(filter(None, lines)))
     return "\n" + "\n\n".join(filter(None, parts))

@@ -199,7 +199,7 @@ def test_benchmarks_stand_without_the_tests():
         ("kernels", "import gpt2ft.models.loading", "models.loading"),
         ("system", "from ..config import TrainConfig", "config"),
         ("run", "from gpt2ft.cli.main import main", "cli.main"),
-        ("generation", "from ..cli import chat", "cli.chat"),
+        ("generation", "from ..cli import session", "cli.session"),
     ],
 )
 def test_a_forbidden_import_is_found(part, line, named, tmp_path):

@@ -1,4 +1,4 @@
-"""The terminal, by command and as a program in a pseudo-terminal: pytest tests/cli/test_chat.py"""
+"""The terminal, by command and in a pseudo-terminal: pytest tests/cli/test_text_session.py"""
 
 import os
 import re
@@ -14,8 +14,9 @@ import torch
 
 from benchmarks.faults.processes import ROOT
 from gpt2ft import Sampling, generate
-from gpt2ft.cli.chat import SETTINGS, Conversation
 from gpt2ft.cli.columns import n_cells
+from gpt2ft.cli.session import SETTINGS
+from gpt2ft.cli.text_session import TextSession
 from gpt2ft.generation.config import GenerateConfig
 from gpt2ft.generation.ready_model import ReadyModel
 
@@ -50,7 +51,7 @@ def conversation(make_model, tokenizer, screen, monkeypatch):
         return ReadyModel(name, model, tokenizer)
 
     config = GenerateConfig(interactive=True, seed=5, max_new_tokens=12)
-    conversation = Conversation(config, load("0"), load, screen.append)
+    conversation = TextSession(config, load("0"), load, screen.append)
     conversation.load = load
     return conversation
 
@@ -242,7 +243,7 @@ def test_probabilities_are_those_of_the_model(conversation, screen, tokenizer):
 
 
 def test_a_vocabulary_of_fewer_than_ten(conversation, screen, monkeypatch):
-    monkeypatch.setattr("gpt2ft.cli.chat.PROBABLE_TOKENS", 1000)
+    monkeypatch.setattr("gpt2ft.cli.text_session.PROBABLE_TOKENS", 1000)
     conversation.answer("a cat")
     screen.take()
     conversation.answer("/probs")

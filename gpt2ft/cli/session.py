@@ -1,44 +1,28 @@
-"""The terminal loop: the beginning of a text is typed, the model goes on with it."""
+"""What every loop in the terminal has: commands, settings, and a text that comes as it is made."""
 
 from __future__ import annotations
 
 import dataclasses
 import glob
 import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..generation.config import GenerateConfig, Sampling
-from ..generation.kv_cache import Contexts
 from ..generation.ready_model import ReadyModel
-from ..generation.text import (
-    Continuation,
-    TextDecoder,
-    begin,
-    encode_prompt,
-    extend,
-    generate,
-    window_note,
-)
-from ..system.terminal import error_line, printable
-from .columns import bars, side_by_side
+from ..generation.text import Continuation, extend, window_note
+from ..system.terminal import error_line
 from .flags import typed_value
 from .line_input import line_input, read_text
 
-GREETING = "Type the beginning of a text. Ctrl-C stops a text, /quit leaves, /help lists commands."
 LEAVING = ("quit", "exit", "/exit")
 SETTINGS = (*(field.name for field in dataclasses.fields(Sampling)), "seed")
-PROBABLE_TOKENS = 10
 
 
-def interact(conversation: Conversation) -> int:
+def interact(session: Session) -> int:
     """Answer what is typed until the end of input; returns the exit status.
 
     Ctrl-C stops a text, or drops a line; where there is no terminal it ends the loop with 130.
@@ -46,27 +30,29 @@ def interact(conversation: Conversation) -> int:
     terminal = sys.stdin.isatty()
     if terminal:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started it may ignore it
-        conversation.write(GREETING + "\n")
-    with line_input(conversation.complete) as ask:
+        session.write(session.GREETING + "\n")
+    with line_input(session.complete) as ask:
         while True:
             try:
-                conversation.answer(read_text(ask))
+                session.answer(read_text(ask))
             except EOFError:
-                conversation.write("\n" if terminal else "")
+                session.write("\n" if terminal else "")
                 return 0
             except KeyboardInterrupt:
                 if not terminal:
-                    conversation.write("\n")
+                    session.write("\n")
                     return 130
             except BrokenPipeError:
                 raise
             except Exception as error:  # of this text or command; the next may be better
-                conversation.write(f"gpt2ft: error: {error_line(error)}")
-            conversation.write("\n\n")
+                session.write(f"gpt2ft: error: {error_line(error)}")
+            session.write("\n\n")
 
 
-class Conversation:
-    """The texts written so far, with which model and settings; and the commands, `do_...`."""
+class Session:
+    """What was written so far, with which model and settings; and the commands, `do_...`."""
+
+    GREETING = HINT = ""
 
     def __init__(
         self,
@@ -83,8 +69,12 @@ class Conversation:
         self._seconds: list[list[float]] = []  # for each text, from its start to each token
         self._noted_window = False
 
+    def say(self, typed: str) -> None:
+        """Answer what was typed and is no command."""
+        raise NotImplementedError
+
     def answer(self, line: str) -> None:
-        """Continue the line as a text; or carry out its command, if it begins with a single slash.
+        """Answer a line; or carry out its command, if it begins with a single slash.
 
         Raises `EOFError` if the line says to leave, `ValueError` if it cannot be done.
         """
@@ -98,8 +88,7 @@ class Conversation:
                 )
             command(argument.strip())
         else:
-            text = line[1:] if line.startswith("//") else line
-            self._write_on(begin(self._model.tokenizer, text, self._config.seed), shown=text)
+            self.say(line[1:] if line.startswith("//") else line)
 
     def complete(self, typed: str) -> list[str]:
         """What the last word of a line may become."""
@@ -116,7 +105,7 @@ class Conversation:
 
     def do_help(self, _: str) -> None:
         """/help|this list"""
-        lines = ['A line is the beginning of a text; several lines between two lines of """.']
+        lines = [self.HINT]
         for command in self._commands().values():
             usage, what = command.__doc__.split("|")
             lines.append(f"{usage:<22}{what}")
@@ -146,79 +135,12 @@ class Conversation:
         lines += [f"{name:<22}{_shown_setting(self._config, name)}" for name in SETTINGS]
         self.write("\n".join(lines))
 
-    def do_retry(self, _: str) -> None:
-        """/retry|write the last text again, with the next seed"""
-        last = self._current()
-        again = Continuation(last.prompt, last.seed + 1, last.prompt_ids)
-        self._write_on(again, shown=again.prompt)
-
-    def do_continue(self, more: str) -> None:
-        """/continue [TEXT]|go on with the text, after TEXT if given"""
-        last = self._current()
-        more = f" {more}" if more else ""
-        ids = self._ids(last) + self._model.tokenizer(more, add_special_tokens=False)["input_ids"]
-        longer = Continuation(last.prompt + last.text + more, last.seed + 1, ids)
-        self._write_on(longer, shown=more)
-
-    def do_undo(self, _: str) -> None:
-        """/undo|take back the last text, continuation or retry"""
-        self._current()
-        self._texts.pop()
-        self._seconds.pop()
-        last = self._texts[-1] if self._texts else None
-        self.write(last.prompt + last.text if last else "no text is left")
-
-    def do_reset(self, _: str) -> None:
-        """/reset|forget all texts, and go back to the settings of the start"""
-        self._texts.clear()
-        self._seconds.clear()
-        self._config = self._first
-        self.write("texts forgotten, settings as at the start")
-
     def do_seed(self, argument: str) -> None:
         """/seed [N]|show the last seed; N: use seed N from now on; none: a new one each time"""
         if argument:
             self.do_set(f"seed {argument}")
         else:
             self.write(f"the text has seed {self._current().seed}")
-
-    def do_load(self, path: str) -> None:
-        """/load PATH|go on with another model"""
-        if not path:
-            raise ValueError("/load needs the name of a model: a folder, or a name on the hub")
-        self._model = self._load(os.path.expanduser(path))
-        for text in self._texts:  # its tokenizer may be another
-            text.prompt_ids = encode_prompt(self._model.tokenizer, text.prompt)
-            text.tokens = self._model.tokenizer(text.text, add_special_tokens=False)["input_ids"]
-        self.write(f"loaded {path}")
-
-    def do_compare(self, paths: str) -> None:
-        """/compare PATH...|the same prompt and seed through this model and others"""
-        last, names = self._current(), paths.split()
-        if not names:
-            raise ValueError(
-                "/compare needs the names of one or more models: folders, or hub names"
-            )
-        texts, sampling = [], self._config.sampling
-        for name in [None, *names]:
-            other = self._load(os.path.expanduser(name)) if name else self._model
-            (text,) = generate(
-                *(other.model, other.tokenizer, last.prompt, sampling),
-                seed=last.seed,
-                corpus=other.corpus,
-            )
-            texts.append(printable(last.prompt + text.text))
-        width = shutil.get_terminal_size().columns
-        self.write(side_by_side([self._model.name, *names], texts, width))
-
-    def do_save(self, path: str) -> None:
-        """/save FILE|add the text to the end of a file"""
-        text = self._current()
-        if not path:
-            raise ValueError("/save needs the name of a file")
-        with Path(path).expanduser().open("a", encoding="utf-8") as file:
-            file.write(f"{text.prompt}{text.text}\n\n")
-        self.write(f"saved to {path}")
 
     def do_stats(self, _: str) -> None:
         """/stats|tokens per second of the last text, and the time to its first token"""
@@ -228,32 +150,15 @@ class Conversation:
         n = len(self._seconds[-1])
         self.write(f"{n} tokens: the first after {first:.3f} s, then {rate:.1f} a second")
 
-    def do_probs(self, _: str) -> None:
-        """/probs|the ten most probable next tokens, whatever temperature, top_k and the like are"""
-        model = self._model
-        text = self._ids(self._current())
-        contexts = Contexts(model.model, [text], prefix=model.prefix)
-        with torch.inference_mode():
-            probabilities = contexts.next_logits()[0].float().softmax(-1)
-        shares, ids = probabilities.topk(min(PROBABLE_TOKENS, len(probabilities)))
-        labels = [_shown(model.tokenizer, text, token) for token in ids.tolist()]
-        self.write(bars(labels, shares.tolist(), shutil.get_terminal_size().columns))
-
     def _commands(self) -> dict[str, Any]:
-        names = [name for name in vars(Conversation) if name.startswith("do_")]
+        own_first = [name for kind in type(self).__mro__ for name in vars(kind)]
+        names = [name for name in dict.fromkeys(own_first) if name.startswith("do_")]
         return {name.removeprefix("do_"): getattr(self, name) for name in names}
 
     def _current(self) -> Continuation:
         if not self._texts:
             raise ValueError("there is no text yet, type the beginning of one")
         return self._texts[-1]
-
-    def _ids(self, text: Continuation) -> list[int]:
-        """The tokens of a text as it was shown."""
-        if text.stop_reason == "stop_string":
-            return encode_prompt(self._model.tokenizer, text.prompt + text.text)
-        ended = text.stop_reason == "end_of_text"
-        return text.prompt_ids + (text.tokens[:-1] if ended else text.tokens)
 
     def _write_on(self, text: Continuation, *, shown: str) -> None:
         """Let the model write on; what came stays, even if it is stopped."""
@@ -283,13 +188,6 @@ class Conversation:
         if not self._noted_window and (note := window_note(model.model, text)):
             self._noted_window = True
             self.write(f"\n({note})")
-
-
-def _shown(tokenizer: Any, text: list[int], token: int) -> str:
-    """A token after a text, in quotation marks; or its name, if it writes nothing."""
-    decoder = TextDecoder(tokenizer, text)
-    written = decoder.push(token) + decoder.flush()
-    return repr(written) if written else str(tokenizer.convert_ids_to_tokens(token))
 
 
 def _shown_setting(config: GenerateConfig, name: str) -> str:
