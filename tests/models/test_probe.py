@@ -51,6 +51,14 @@ def test_a_head_is_plain_whatever_the_weights(size, make_model, make_llama):
         assert plain_head(model) is model.get_output_embeddings().weight
 
 
+def test_a_vocabulary_of_three():
+    """As that of a model that sorts letters."""
+    settings = dict.fromkeys(("bos_token_id", "eos_token_id"))
+    config = transformers.GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=3, **settings)
+    model = transformers.GPT2LMHeadModel(config)
+    assert plain_head(model) is not None and keeps_documents_apart(model)
+
+
 @pytest.mark.parametrize("size", [1e-3, 1.0])
 @pytest.mark.parametrize("family", SCALED)
 def test_logits_that_are_capped_or_scaled(family, size):
