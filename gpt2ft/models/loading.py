@@ -12,7 +12,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .built_in import located
-from .untrusted import check_model, check_tokenizer, drop_code, forget_code, loading
+from .untrusted import (
+    check_model,
+    check_tokenizer,
+    drop_code,
+    forget_code,
+    loading,
+    saved_class,
+)
 
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCAB_SIZE = 8192
@@ -28,6 +35,11 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Any:
     with loading("tokenizer", name, revision) as (place, commit):
         check_tokenizer(place, commit)
         tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
+        kind = saved_class(place, commit)
+        if kind is not None and type(tokenizer) is not kind:
+            # Beside a model of type qwen2, AutoTokenizer gives a Qwen2Tokenizer whatever was saved:
+            # the same vocabulary, but text is cut otherwise, and gets other tokens.
+            tokenizer = kind.from_pretrained(place, revision=commit, trust_remote_code=False)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # made without any file
             raise ValueError("it has no vocabulary, name another --tokenizer_name")
     forget_code(tokenizer)

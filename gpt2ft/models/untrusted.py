@@ -167,6 +167,16 @@ def check_tokenizer(name: str, revision: str) -> None:
             raise ValueError(f"{file} names the class {named}, no tokenizer that is installed")
 
 
+def saved_class(name: str, revision: str) -> Any:
+    """The class as which transformers 5 saved a tokenizer; None if another version did.
+
+    The names that earlier versions wrote are often wrong, and `AutoTokenizer` knows which.
+    """
+    settings = _json(name, "tokenizer_config.json", revision)
+    named = settings.get("tokenizer_class")
+    return _tokenizer_class(named) if named and settings.get("backend") == "tokenizers" else None
+
+
 def check_model(name: str, revision: str) -> None:
     """Refuse weights that are not safetensors in the model's folder: its JSON may name any file."""
     if _json(name, "adapter_config.json", revision):

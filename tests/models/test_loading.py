@@ -133,6 +133,18 @@ def test_end_of_text_pads_where_nothing_else_does(tmp_path, tokenizer):
     assert loaded.pad_token_id == loaded.eos_token_id == 0
 
 
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3_5", "phi3", "mistral", "gpt2"])
+def test_a_tokenizer_is_loaded_as_it_was_saved(model_type, tmp_path):
+    """Whatever type the model beside it has: `AutoTokenizer` would cut these words as Qwen's."""
+    text = "It's 1984, isn't it?\n\n  at 12:30 -- x_y=3.14\r\n"
+    for tokenizer in (train_tokenizer([text] * 9, vocab_size=300), load_tokenizer(BUILT_IN_MODEL)):
+        tokenizer.save_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        loaded = load_tokenizer(str(tmp_path))
+        assert type(loaded) is type(tokenizer) and len(loaded) == len(tokenizer)
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
 @pytest.mark.parametrize("model_type", ["gpt2", "llama", "bloom", "opt", "gpt_neox", "codegen"])
 def test_new_models_of_several_kinds(model_type, tokenizer):
     sizes = {
