@@ -178,10 +178,20 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = DEFAULT_VOCAB_SIZ
 
 
 def _set_dropout(config: Any, dropout: float | None) -> None:
-    """Set every dropout probability that the configuration has, whatever the model calls it."""
+    """Set every dropout probability that the configuration has, whatever the model calls it.
+
+    Raises `ValueError` if it has none, as Mamba's.
+    """
     if dropout is None:
         return
-    for name, value in config.to_dict().items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number and ("dropout" in name or name.endswith("pdrop")):
-            setattr(config, name, dropout)
+    config = config.get_text_config()  # where there are several, as Gemma 3's
+    names = [
+        name
+        for name, value in config.to_dict().items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        if "dropout" in name or name.endswith("pdrop")
+    ]
+    if dropout and not names:
+        raise ValueError(f"{config.model_type} has no dropout, leave out --dropout {dropout:g}")
+    for name in names:
+        setattr(config, name, dropout)

@@ -177,6 +177,10 @@ def test_dropout_is_set_whatever_it_is_called(tokenizer, model_folder):
         overrides="num_hidden_layers=1,hidden_size=16,intermediate_size=16,num_attention_heads=2",
     )
     assert llama.config.attention_dropout == 0.5
+    sizes = "num_hidden_layers=1,hidden_size=8"
+    with pytest.raises(ValueError, match="mamba has no dropout, leave out --dropout"):
+        new_model("mamba", tokenizer=tokenizer, dropout=0.5, overrides=sizes)
+    assert new_model("mamba", tokenizer=tokenizer, dropout=0.0, overrides=sizes)
 
 
 def test_what_new_models_cannot_be(tokenizer):
