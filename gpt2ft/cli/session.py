@@ -151,8 +151,8 @@ class Session:
         self.write(f"{n} tokens: the first after {first:.3f} s, then {rate:.1f} a second")
 
     def _commands(self) -> dict[str, Any]:
-        own_first = [name for kind in type(self).__mro__ for name in vars(kind)]
-        names = [name for name in dict.fromkeys(own_first) if name.startswith("do_")]
+        shared_first = [name for kind in reversed(type(self).__mro__) for name in vars(kind)]
+        names = [name for name in dict.fromkeys(shared_first) if name.startswith("do_")]
         return {name.removeprefix("do_"): getattr(self, name) for name in names}
 
     def _current(self) -> Continuation:

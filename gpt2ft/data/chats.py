@@ -12,11 +12,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset, Features, Value
-
 MESSAGES = "messages"
 SHAREGPT = "conversations"
-FEATURES = Features({MESSAGES: Value("string")})
 
 ANSWERS = "assistant"
 ROLES = {
@@ -111,33 +108,6 @@ def _of_parts(parts: Sequence[Any], place: str) -> str:
             shown = json.dumps(part, default=str)[:40]
             raise ValueError(f"{place} has a message with a part that is no text, {shown}")
     return "".join(part["text"] for part in parts)
-
-
-def as_messages(rows: Dataset, columns: Columns, source: str) -> Dataset:
-    """A data set of conversations with the column `messages` alone, as JSON."""
-    return rows.map(
-        _as_messages,
-        fn_kwargs={"columns": columns, "source": source},
-        batched=True,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        features=FEATURES,
-        desc="Reading conversations",
-    )
-
-
-def _as_messages(
-    batch: Mapping[str, Sequence[Any]], numbers: Sequence[int], *, columns: Columns, source: str
-) -> dict[str, list[str]]:
-    records = (
-        dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
-    )
-    return {
-        MESSAGES: [
-            conversation(record, columns, f"{source} record {number + 1}")
-            for number, record in zip(numbers, records, strict=True)
-        ]
-    }
 
 
 def all_words(conversation: str) -> str:

@@ -75,8 +75,9 @@ def list_files(patterns: str | Sequence[str]) -> FileList:
         except OSError as error:
             raise type(error)(f"{path} cannot be read, {error.strerror}, give another") from error
         (names if size else empty).append(name)
-    if empty and not names:
-        raise ValueError(f"{os.path.abspath(empty[0])} is empty, give a file with text")
+    wrong = [name for name in empty if not os.path.isfile(name)] or ([] if names else empty)
+    if wrong:
+        raise ValueError(f"{os.path.abspath(wrong[0])} is empty, give a file with text")
     if empty:
         notes.append(f"{_counted(len(empty), 'empty file')} left out: {_some(empty)}")
     return FileList(names, notes)

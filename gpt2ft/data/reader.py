@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from datasets import Dataset, Features, Value
 
 from ..system.hub import HubUnavailableError, is_offline
 from . import chats, json_files, plain_file, text_files
+from .chats import MESSAGES, Columns, conversation
 from .file_list import is_packed, kind_of
 from .text_column import choose_column
 
 # A piece of a text file; a row is a piece that is both first and last.
 PIECES = Features({"text": Value("string"), "first": Value("bool"), "last": Value("bool")})
-RECORDS = Features({"text": Value("string"), chats.MESSAGES: Value("string")})
+RECORDS = Features({"text": Value("string"), MESSAGES: Value("string")})
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Reader:
     """Where `datasets` keeps what was read; None: in its usual place."""
 
     @property
-    def columns(self) -> chats.Columns:
+    def columns(self) -> Columns:
         """The columns that were named."""
-        return chats.Columns(self.text_column, self.prompt_column, self.completion_column)
+        return Columns(self.text_column, self.prompt_column, self.completion_column)
 
     def hub(self, name: str, config: str | None, split: str) -> Dataset:
         """A split of a data set on the hub, or of a folder of that form."""
@@ -118,7 +119,7 @@ class Reader:
     def _text_only(self, rows: Dataset, source: str) -> Dataset:
         """The rows with their text alone, in a column `text`; or with their messages."""
         if self.columns.hold_conversations(rows.features):
-            return chats.as_messages(rows, self.columns, source)
+            return _conversations(rows, self.columns, source)
         strings = [
             name
             for name, feature in rows.features.items()
@@ -137,7 +138,34 @@ def _used_columns(rows: Dataset, files: Sequence[str]) -> Dataset:
             f"{', '.join(files)} have both texts and conversations, make them two corpora with a "
             f"weight each: {files[0]}:0.5"
         )
-    return rows.remove_columns("text" if missing else chats.MESSAGES)
+    return rows.remove_columns("text" if missing else MESSAGES)
+
+
+def _conversations(rows: Dataset, columns: Columns, source: str) -> Dataset:
+    """A data set of conversations with the column `messages` alone, as JSON."""
+    return rows.map(
+        _conversation_batch,
+        fn_kwargs={"columns": columns, "source": source},
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        features=Features({MESSAGES: Value("string")}),
+        desc="Reading conversations",
+    )
+
+
+def _conversation_batch(
+    batch: Mapping[str, Sequence[Any]], numbers: Sequence[int], *, columns: Columns, source: str
+) -> dict[str, list[str]]:
+    records = (
+        dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
+    )
+    return {
+        MESSAGES: [
+            conversation(record, columns, f"{source} record {number + 1}")
+            for number, record in zip(numbers, records, strict=True)
+        ]
+    }
 
 
 def builder_of(name: str, config: str | None, *, download: bool = True) -> datasets.DatasetBuilder:

@@ -185,7 +185,7 @@ def test_help_names_every_command(conversation, screen):
     shown = screen.take()
     assert shown in (ROOT / "docs/how-to/generate.md").read_text(encoding="utf-8")
     lines = shown.splitlines()
-    commands = "help quit set settings retry continue undo reset seed load compare save stats probs"
+    commands = "help quit set settings seed stats retry continue undo reset load compare save probs"
     assert [line.split()[0] for line in lines[1:]] == [f"/{name}" for name in commands.split()]
     assert all(len(line.split()) > 2 for line in lines)
 

@@ -98,6 +98,15 @@ def not_a_number(weights):
     weights["transformer.h.1.mlp.c_fc.bias"][0] = torch.nan
 
 
+def a_chat_template(template):
+    def give(place):
+        tokenizer = byte_tokenizer()
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(place / "model")
+
+    return give
+
+
 def two_more_tokens(place):
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["<x>", "<y>"])

@@ -4,6 +4,7 @@ A row says what is wrong and the sentence for it, as a user sees it: `...` stand
 PLACE for the folder. Every error comes before the first step, on the CPU.
 """
 
+import gzip
 import hashlib
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 from benchmarks.faults.processes import run
 from tests.support.damage import (
     NO_SPECIAL_TOKENS,
+    a_chat_template,
     a_newer_format,
     a_vocabulary_with_a_hole,
     all_of,
@@ -136,6 +138,16 @@ TRAIN_USAGE = {
     "--model_type gpt2": "--model_name_or_path and --model_type exclude each other, give one",
     "--config_overrides n_layer=2": "--config_overrides is for a new model, add --model_type",
     "--dataset_name x": "--dataset_name and --train_file exclude each other, give one",
+    "--prompt_column q": "--prompt_column and --completion_column go together, give both",
+    "--prompt_column q --completion_column a --text_column t": "--text_column is for texts, leave "
+    "it out or --prompt_column",
+    "--train_on question": "argument --train_on/--train-on: invalid choice: 'question' (choose "
+    "from ...), see --help",
+    "--encoding klingon": "--encoding klingon is none that Python knows; try cp1252 or utf-16",
+    "--encoding base64": "--encoding base64 is none that Python knows; try cp1252 or utf-16",
+    "--deduplicate --row_separator none": "--deduplicate and --row_separator none exclude each "
+    "other, leave out one",
+    "--deduplicate --streaming": "--deduplicate and --streaming exclude each other, leave out one",
     "--resume": "--resume finds no run in out, name --output_dir",
     "--resume a.txt": "--resume a.txt is no checkpoint of a run, name one as "
     "OUTPUT_DIR/checkpoint-500",
@@ -181,7 +193,12 @@ CORPUS = [
     Row("glob", f"{TRAIN} --train_file 'z*'", "no file PLACE/z*, check the path"),
     Row("under a file", f"{TRAIN} --train_file a.txt/b", "no file PLACE/a.txt/b, check the path"),
     Row("held out", f"{TRAIN} --validation_file b", "no file PLACE/b, check the path"),
-    Row("folder", f"{TRAIN} --train_file model", "PLACE/model is a folder, name the files in it"),
+    Row(
+        "folder",
+        f"{TRAIN} --train_file model",
+        "PLACE/model/config.json line 1 is no JSON, Expecting property name enclosed in double quotes "
+        "(column 2), correct it",
+    ),
     Row(
         "not readable",
         TRAIN,
@@ -225,26 +242,84 @@ CORPUS = [
     Row(
         "not UTF-8",
         TRAIN,
-        "PLACE/a.txt is not UTF-8, byte 3 is 0xe9, convert it first",
+        "PLACE/a.txt is not UTF-8, byte 3 is 0xe9, it looks like cp1252: try --encoding cp1252",
         written("a.txt", b"caf\xe9 au lait " * 40),
     ),
     Row(
         "binary",
         TRAIN,
-        "PLACE/a.txt is binary or UTF-16, byte 4 is 0x00, give a file of UTF-8 text",
+        "PLACE/a.txt is binary or UTF-16, byte 4 is 0x00, give a file of text, or its --encoding",
         written("a.txt", b"\x7fELF\0\1\2\3\n" * 40),
     ),
     Row(
         "UTF-16",
         TRAIN,
-        "PLACE/a.txt is binary or UTF-16, byte 1 is 0x00, give a file of UTF-8 text",
+        "PLACE/a.txt is binary or UTF-16, byte 1 is 0x00, give a file of text, or its --encoding",
         written("a.txt", "valid as UTF-8, and silently".encode("utf-16-le") * 40),
     ),
     Row(
-        "several kinds",
-        f"{TRAIN} --train_file b.csv",
-        "files of several kinds, a.txt, b.csv, give files of one kind",
-        written("b.csv", "text\na\n"),
+        "not of the encoding",
+        f"{TRAIN} --encoding cp1252",
+        "PLACE/a.txt is not CP1252, byte 2 is 0x81, give its true --encoding",
+        written("a.txt", b"ab\x81" * 40),
+    ),
+    Row(
+        "packed, cut off",
+        TRAIN.replace("a.txt", "a.gz"),
+        "PLACE/a.gz cannot be unpacked, Compressed file ended before the end-of-stream marker was "
+        "reached: it is damaged or no .gz file",
+        written("a.gz", gzip.compress(b"text " * 400)[:30]),
+    ),
+    Row(
+        "packed, but another kind",
+        TRAIN.replace("a.txt", "a.xz"),
+        "PLACE/a.xz cannot be unpacked, ...: it is damaged or no .xz file",
+        written("a.xz", gzip.compress(b"text " * 400)),
+    ),
+    Row(
+        "a folder without texts",
+        TRAIN.replace("a.txt", "photos"),
+        "PLACE/photos has no file that ends in .txt .text .md .markdown .rst .org .tex .jsonl "
+        ".ndjson .json .csv .parquet: name the files, such as 'photos/*'",
+        folder("photos"),
+    ),
+    Row(
+        "all files empty",
+        f"{TRAIN} --train_file b.txt",
+        "PLACE/a.txt is empty, give a file with text",
+        all_of(written("a.txt", ""), written("b.txt", "")),
+    ),
+    Row(
+        "some weights",
+        f"{TRAIN} --train_file b.txt:0.5",
+        "--train_file a.txt has no weight but others have, give each one: a.txt:1",
+    ),
+    Row(
+        "weight 0",
+        TRAIN.replace("a.txt", "a.txt:0"),
+        "--train_file a.txt:0 has weight 0, leave it out",
+    ),
+    Row(
+        "a weight too small",
+        f"{TRAIN} --train_file a.txt:1".replace("a.txt ", "a.txt:0.000001 "),
+        "the weight of corpus 1 is so small that an epoch of ... samples has none of it, give a "
+        "larger one",
+    ),
+    Row(
+        "weights and a part",
+        f"{TRAIN} --max_train_samples 5".replace("a.txt", "a.txt:1"),
+        "--max_train_samples is for one corpus, not for several with weights: --max_steps makes "
+        "the run shorter",
+    ),
+    Row(
+        "weights and a stream",
+        f"{TRAIN} --streaming".replace("a.txt", "a.txt:1"),
+        "--streaming reads one corpus, leave out the weights of --train_file",
+    ),
+    Row(
+        "columns of a text",
+        f"{TRAIN} --prompt_column q --completion_column a",
+        "a.txt is a text without columns, leave out --prompt_column",
     ),
     Row(
         "rows of one token",
@@ -277,6 +352,119 @@ CORPUS = [
 ]
 
 JSON = TRAIN.replace("a.txt", "a.jsonl")
+ASKED = '{"role": "user", "content": "Hi"}'
+ANSWERED = '{"role": "assistant", "content": "Hello"}'
+
+
+def chats(*turns):
+    """A file of good conversations and, last, this one."""
+    talks = [f"{ASKED}, {ANSWERED}"] * 30 + [", ".join(turns)]
+    return written("a.jsonl", "".join(f'{{"messages": [{talk}]}}\n' for talk in talks))
+
+
+CHATS = [
+    Row(
+        "no answer",
+        JSON,
+        "PLACE/a.jsonl line 31 has no answer to learn, no message of the role assistant after "
+        f"another: [{ASKED}]; leave it out",
+        chats(ASKED),
+    ),
+    Row(
+        "an answer to nothing",
+        JSON,
+        "PLACE/a.jsonl line 31 has no answer to learn, no message of the role assistant after "
+        f"another: [{ANSWERED}]; leave it out",
+        chats(ANSWERED),
+    ),
+    Row(
+        "an unknown role",
+        JSON,
+        "PLACE/a.jsonl line 31 has a message of the role 'bob', give one of system, developer, "
+        "user, assistant, tool, human, gpt, chatgpt, model, function_call, observation",
+        chats('{"role": "bob", "content": "Hi"}', ANSWERED),
+    ),
+    Row(
+        "content that is no text",
+        JSON,
+        "PLACE/a.jsonl line 31 has a message whose content is 5, write a text",
+        chats(ASKED, '{"role": "assistant", "content": 5}'),
+    ),
+    Row(
+        "a part that is no text",
+        JSON,
+        'PLACE/a.jsonl line 31 has a message with a part that is no text, {"type": "image"}',
+        chats('{"role": "user", "content": [{"type": "image"}]}', ANSWERED),
+    ),
+    Row(
+        "no list of messages",
+        JSON,
+        'PLACE/a.jsonl line 1 has no list of messages, write {"messages": [{"role": "user", '
+        '"content": "..."}, {"role": "assistant", ...}]}',
+        written("a.jsonl", '{"messages": "Hi"}\n'),
+    ),
+    Row(
+        "an empty answer",
+        JSON,
+        "a conversation has nothing to learn, its answers are empty, leave it out: ...",
+        all_of(
+            chats(ASKED, '{"role": "assistant", "content": ""}'),
+            a_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}"),
+        ),
+    ),
+    Row(
+        "a template that takes no system message",
+        JSON,
+        'the chat template does not take [{"role": "system", "content": "Be kind."}, '
+        f"{ASKED}], System role not supported",
+        all_of(
+            chats('{"role": "system", "content": "Be kind."}', ASKED, ANSWERED),
+            a_chat_template(
+                "{% if messages[0]['role'] == 'system' %}"
+                "{{ raise_exception('System role not supported') }}{% endif %}"
+                "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+            ),
+        ),
+    ),
+    Row(
+        "answers that are cut off",
+        f"{JSON} --no_packing",
+        "in no conversation an answer begins within --block_size 16 tokens, give a larger one",
+        chats(ASKED, ANSWERED),
+    ),
+    Row(
+        "conversations in one text",
+        f"{JSON} --row_separator none",
+        "--row_separator none is for the lines of one text, not for conversations",
+        chats(ASKED, ANSWERED),
+    ),
+    Row(
+        "conversations and texts",
+        f"{JSON} --train_file a.txt",
+        "the files hold both texts and conversations, make them two corpora with a weight each: "
+        "--train_file notes.txt:0.5 chats.jsonl:0.5",
+        chats(ASKED, ANSWERED),
+    ),
+    Row(
+        "both in a file",
+        JSON,
+        "PLACE/a.jsonl line 2 has no list of conversations, write ...",
+        written("a.jsonl", f'{{"messages": [{ASKED}, {ANSWERED}]}}\n{{"text": "Hi"}}\n'),
+    ),
+    Row(
+        "a column that is not there",
+        f"{JSON} --prompt_column q --completion_column a",
+        "PLACE/a.jsonl line 1 has no column a; its columns: q",
+        written("a.jsonl", '{"q": "Hi"}\n'),
+    ),
+    Row(
+        "a question that is no text",
+        f"{JSON} --prompt_column q --completion_column a",
+        "PLACE/a.jsonl line 1 has no text in its column q, but 5, correct it",
+        written("a.jsonl", '{"q": 5, "a": "Hello"}\n'),
+    ),
+]
+
 CSV = TRAIN.replace("a.txt", "a.csv")
 NOT_STRINGS = "no strings in its column text, name another --text_column"
 RECORDS = [
@@ -322,7 +510,7 @@ RECORDS = [
     Row(
         "records not UTF-8",
         JSON,
-        "PLACE/a.jsonl is not UTF-8, byte 13 is 0xe9, convert it first",
+        "PLACE/a.jsonl is not UTF-8, byte 13 is 0xe9, it looks like cp1252: try --encoding cp1252",
         written("a.jsonl", b'{"text": "caf\xe9"}\n'),
     ),
     Row(
@@ -366,7 +554,7 @@ RECORDS = [
     Row(
         "csv not UTF-8",
         CSV,
-        "PLACE/a.csv is not UTF-8, byte 128 is 0xe9, convert it first",
+        "PLACE/a.csv is not UTF-8, byte 128 is 0xe9, it looks like cp1252: try --encoding cp1252",
         written("a.csv", b"text\n" + b"abc\n" * 30 + b"caf\xe9\n"),
     ),
     Row(
@@ -1006,7 +1194,7 @@ def test_training_that_makes_no_sense(row, place):
     check("train.py", row, place)
 
 
-@pytest.mark.parametrize("row", rows_of(CORPUS, RECORDS, SETTINGS, MODELS, FOLDERS))
+@pytest.mark.parametrize("row", rows_of(CORPUS, RECORDS, CHATS, SETTINGS, MODELS, FOLDERS))
 def test_training(row, place):
     check("train.py", row, place)
 
