@@ -196,8 +196,8 @@ CORPUS = [
     Row(
         "folder",
         f"{TRAIN} --train_file model",
-        "PLACE/model/config.json line 1 is no JSON, Expecting property name enclosed in double quotes "
-        "(column 2), correct it",
+        "PLACE/model/config.json line 1 is no JSON, Expecting property name enclosed in double "
+        "quotes (column 2), correct it",
     ),
     Row(
         "not readable",
