@@ -196,7 +196,7 @@ class TrainConfig:
     """Say what the run would take, time, memory and disk, and show its data; a few steps are
     measured, nothing is kept."""
     json: bool = setting(False, of_command=True)
-    """Write what --dry_run finds as JSON."""
+    """Write what --dry_run finds, or the command pilot, as JSON."""
     report_to: list[str] = setting(list, may_change=True)
     """Trackers that get the records of steps and evaluations too: tensorboard, wandb, trackio; each
     needs the extra of its name."""

@@ -22,6 +22,7 @@ from . import (
     copies,
     evaluate,
     generate,
+    pilot,
     report,
     reproduce,
     rewind,
@@ -34,7 +35,7 @@ from .process import whose_error
 from .run_settings import UsageError
 
 COMMANDS = (
-    *(train, generate, evaluate, report, copies, track),
+    *(train, pilot, generate, evaluate, report, copies, track),
     *(rewind, reproduce, verify_resume),
 )
 FAILED = 1

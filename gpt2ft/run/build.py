@@ -25,7 +25,7 @@ from ..models import loading, probe
 from ..optim import build_optimizer, lr_at
 from ..parallel import processes
 from ..parallel.sharding import shard
-from ..precision import resolve_device, resolve_precision
+from ..precision import Precision, resolve_device, resolve_precision
 from .recipe import settings_of
 from .texts import Cutter, open_texts
 
@@ -143,20 +143,26 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
             "--save_best and --early_stopping_patience go by the held-out loss, but no text is "
             "held out: name --validation_file, or leave them out"
         )
-    optimizer = build_optimizer(
-        model,
-        learning_rate=rate,
-        weight_decay=config.weight_decay,
-        betas=(config.adam_beta1, config.adam_beta2),
-        epsilon=config.adam_epsilon,
-    )
-    state = TrainState.create(model, optimizer, precision=precision, seed=config.seed)
+    state = first_state(config, model, precision)
     max_steps = _max_steps(config, len(data))
     digests = (digest, held_out_digest)
     run = Run(config, state, tokenizer, data, held_out, max_steps, digests, cut, [*texts.notes])
     if run.has_chats:
         _prepare_for_chats(run)
     return run
+
+
+def first_state(config: TrainConfig, model: Any, precision: Precision) -> TrainState:
+    """The state at step 0 of a run whose settings, learning rate included, are decided."""
+    assert config.learning_rate is not None
+    optimizer = build_optimizer(
+        model,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(config.adam_beta1, config.adam_beta2),
+        epsilon=config.adam_epsilon,
+    )
+    return TrainState.create(model, optimizer, precision=precision, seed=config.seed)
 
 
 def _prepare_for_chats(run: Run) -> None:

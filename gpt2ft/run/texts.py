@@ -160,6 +160,7 @@ class Streamed:
         config = self._config
         output_dir = Path(config.output_dir)
         earlier = self._checkpoint.parent if self._checkpoint else None
+        writes = processes.rank() == 0 and not config.dry_run
         stream = Stream(
             self._shards,
             lambda documents: cut.samples(documents, limit=None),
@@ -167,7 +168,7 @@ class Streamed:
             at_once=config.files_at_once,
             folder=self._folder / "shards",
             known=read_notes(earlier / NOTES) if earlier else None,
-            notes=output_dir / NOTES if processes.rank() == 0 else None,
+            notes=output_dir / NOTES if writes else None,
         )
         if not earlier:
             stream[0]  # what is wrong with files or tokens is said before anything is written
