@@ -19,6 +19,7 @@ from .. import __version__
 from ..system.signals import Stopped
 from ..system.terminal import discard_output, error_line, print_line, printable
 from . import (
+    cache,
     copies,
     evaluate,
     generate,
@@ -36,7 +37,7 @@ from .run_settings import UsageError
 
 COMMANDS = (
     *(train, pilot, generate, evaluate, report, copies, track),
-    *(rewind, reproduce, verify_resume),
+    *(rewind, reproduce, verify_resume, cache),
 )
 FAILED = 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +15,9 @@ import datasets
 from datasets import Dataset, Features, Value
 
 from ..system.hub import HubUnavailableError, is_offline
-from . import chats, json_files, plain_file, text_files
+from . import cache, json_files, plain_file, text_files
 from .chats import MESSAGES, Columns, conversation
-from .file_list import is_packed, kind_of
+from .file_list import kind_of
 from .text_column import choose_column
 
 # A piece of a text file; a row is a piece that is both first and last.
@@ -89,9 +88,8 @@ class Reader:
 
     def _table(self, kind: str, files: Sequence[str], stamps: Sequence[Any]) -> Dataset:
         """The rows of CSV or parquet files."""
-        source, cache_dir = ", ".join(files), self.cache_dir
-        if any(map(is_packed, files)):  # datasets would not see that what it unpacked has changed
-            cache_dir = cache_dir or _keyed_cache("packed", stamps)
+        source = ", ".join(files)
+        folder = self.cache_dir or cache.entry("table", stamps, files)
         # Escaped: these are files, which datasets would take for globs once more. In a CSV file
         # "None" and "NA" are words.
         options: dict[str, Any] = {"keep_default_na": False} if kind == "csv" else {}
@@ -100,7 +98,7 @@ class Reader:
         try:
             names = [glob.escape(name) for name in files]
             builder = datasets.load_dataset_builder(
-                kind, data_files=names, cache_dir=cache_dir, **options
+                kind, data_files=names, cache_dir=folder, **options
             )
             builder.download_and_prepare()
         except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
@@ -211,15 +209,8 @@ def _folder_cache(name: str) -> str | None:
     if not os.path.isdir(name):
         return None
     files = sorted(path for path in Path(name).resolve().rglob("*") if path.is_file())
-    return _keyed_cache(
-        "folder", [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    )
-
-
-def _keyed_cache(what: str, stamps: Sequence[Any]) -> str:
-    """A cache folder for files with these paths, sizes and times of change."""
-    key = hashlib.sha256(repr(list(stamps)).encode()).hexdigest()[:16]
-    return os.path.join(datasets.config.HF_DATASETS_CACHE, f"{what}-{key}")
+    stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return cache.entry("folder", stamps, [os.path.abspath(name)])
 
 
 def _cached(
@@ -228,18 +219,15 @@ def _cached(
     features: Features,
     cache_dir: str | None,
 ) -> Dataset:
-    """`texts(**arguments)`, from the cache if it was made before, by the same code."""
-    code = [
-        inspect.getsource(part)
-        for part in (text_files, json_files, plain_file, chats, choose_column)
-    ]
-    key = repr((code, arguments))
+    """`texts(**arguments)`, from the cache if it was made before, by the same version."""
+    stamps = arguments["stamps"]
+    key = repr((cache.TEXTS_VERSION, texts.__name__, arguments))
     try:
         return Dataset.from_generator(
             texts,
             gen_kwargs=arguments,
             features=features,
-            cache_dir=cache_dir,
+            cache_dir=cache_dir or cache.entry("text", key, [name for name, *_ in stamps]),
             fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
         )
     except datasets.exceptions.DatasetGenerationError as error:

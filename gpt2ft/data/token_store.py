@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, is_caching_enabled
 
+from . import cache
 from .chat_template import conversation_ids, give_template
 from .chats import MESSAGES
 from .token_index import IntArray, index_of
@@ -125,17 +126,7 @@ def tokenize(
         "keep_blank": one_text,
         "strip_pieces": _adds_space(tokenizer),
     }
-    tokenized = documents.map(
-        _tokenize_batch,
-        fn_kwargs={"tokenizer": tokenizer, **options},
-        batched=True,
-        batch_size=TOKENIZED_AT_ONCE,
-        remove_columns=documents.column_names,
-        features=FEATURES,
-        num_proc=num_proc,
-        new_fingerprint=_fingerprint(documents, tokenizer, options),
-        desc="Tokenizing",
-    )
+    tokenized = _mapped(documents, _tokenize_batch, tokenizer, options, num_proc)
     return TokenStore(tokenized, has_prefix=bool(options["prefix"]), apart=end is not None)
 
 
@@ -145,20 +136,41 @@ def _tokenize_chats(
     if not separator:
         raise ValueError("--row_separator none is for the lines of one text, not for conversations")
     give_template(tokenizer)
-    options = {"answers_only": train_on == "answer", "template": tokenizer.chat_template}
-    tokenized = documents.map(
-        _tokenize_chat_batch,
-        fn_kwargs={"tokenizer": tokenizer, "answers_only": options["answers_only"]},
+    options = {"answers_only": train_on == "answer"}
+    written_by = [tokenizer.chat_template, tokenizer.special_tokens_map]
+    tokenized = _mapped(
+        documents, _tokenize_chat_batch, tokenizer, options, num_proc, written_by=written_by
+    )
+    # A conversation begins at its own first token, as a text after a beginning-of-text token.
+    return TokenStore(tokenized, has_prefix=True, apart=True, has_context=True)
+
+
+def _mapped(
+    documents: Dataset,
+    to_rows: Callable[..., dict[str, list[Any]]],
+    tokenizer: Any,
+    options: Mapping[str, Any],
+    num_proc: int | None,
+    written_by: Any = None,
+) -> Dataset:
+    """The rows of a token store for all documents, from the cache if they were made before.
+
+    `written_by` is what the rows depend on besides tokenizer and options.
+    """
+    made_with = {**options, "written_by": written_by} if written_by else options
+    fingerprint = _fingerprint(documents, tokenizer, made_with)
+    return documents.map(
+        to_rows,
+        fn_kwargs={"tokenizer": tokenizer, **options},
         batched=True,
         batch_size=TOKENIZED_AT_ONCE,
         remove_columns=documents.column_names,
         features=FEATURES,
         num_proc=num_proc,
-        new_fingerprint=_fingerprint(documents, tokenizer, options),
+        new_fingerprint=fingerprint,
+        cache_file_name=_cache_file(documents, fingerprint),
         desc="Tokenizing",
     )
-    # A conversation begins at its own first token, as a text after a beginning-of-text token.
-    return TokenStore(tokenized, has_prefix=True, apart=True, has_context=True)
 
 
 def _tokenize_chat_batch(
@@ -239,6 +251,19 @@ def _fingerprint(documents: Dataset, tokenizer: Any, options: Mapping[str, Any])
     fingerprint = getattr(documents, FINGERPRINT, None)
     if fingerprint is None or not getattr(tokenizer, "is_fast", False):
         return None
-    code = inspect.getsource(_tokenize_batch) + inspect.getsource(described)
-    key = json.dumps([fingerprint, tokenizer.backend_tokenizer.to_str(), options, code])
+    content = [fingerprint, tokenizer.backend_tokenizer.to_str(), options]
+    key = json.dumps([cache.TOKENS_VERSION, *content])
     return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _cache_file(documents: Dataset, fingerprint: str | None) -> str | None:
+    """Where the tokens are kept; None: where `datasets` does, beside the documents, or in memory.
+
+    Beside documents that are not in our cache they could not be told from the files of others.
+    """
+    files = [file["filename"] for file in documents.cache_files]
+    if fingerprint is None or not files or cache.holds(files[0]) or not is_caching_enabled():
+        return None
+    source = Path(files[0]).parent
+    folder = cache.entry("tokens", (str(source), fingerprint), [str(source)])
+    return str(Path(folder) / "tokens.arrow")

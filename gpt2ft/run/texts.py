@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 from datasets import Dataset
 
 from ..config import TrainConfig
+from ..data import cache
 from ..data.batches import Blocks, Rows
 from ..data.corpus import Corpus, joined, load_corpus
 from ..data.file_list import weighted
@@ -148,8 +148,7 @@ class Streamed:
         )
         # A folder of this run alone: it deletes what it has read.
         names = [os.path.abspath(config.output_dir), *(shard.name for shard in self._shards)]
-        key = hashlib.sha256(repr(names).encode()).hexdigest()[:16]
-        self._folder = Path(datasets.config.HF_DATASETS_CACHE) / f"gpt2ft-stream-{key}"
+        self._folder = Path(cache.entry("stream", names, names[1:]))
 
     def documents(self) -> Dataset:
         """Those of the first file: enough for a tokenizer."""

@@ -143,7 +143,6 @@ def test_the_cache_is_hit_by_a_tokenizer_that_was_used(documents, tokenizer, mon
         calls.append(1)
         return original(batch, **settings)
 
-    counted.__wrapped__ = original  # for inspect.getsource
     monkeypatch.setattr(tokens, "_tokenize_batch", counted)
     from datasets import load_from_disk
 
