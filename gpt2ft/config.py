@@ -132,9 +132,12 @@ class TrainConfig:
     schedule of the longer run from there on."""
     max_steps: int | None = setting(None, may_change=True, at_least=1)
     """Optimizer steps; overrides num_train_epochs. May also be raised when resuming."""
+    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
+    """adamw keeps 8 bytes for each weight; adafactor almost none; sgd, without momentum, none."""
     learning_rate: float | None = setting(None, at_least=0, at_most=1000)
-    """Peak learning rate of AdamW; default: the one that the model recommends (gpt2-mini: 0.001),
-    else 5e-5."""
+    """Peak learning rate; default: with adamw the one that the model recommends (gpt2-mini: 0.001),
+    else 5e-5; with adafactor, where it is relative to the size of the weights, 0.001. sgd has no
+    default."""
     weight_decay: float = setting(0.0, at_least=0, at_most=1000)
     """Decay of matrices and embeddings; biases and norms have none."""
     adam_beta1: float = setting(0.9, at_least=0, below=1)
@@ -250,4 +253,17 @@ class TrainConfig:
             raise ValueError("--resume and --overwrite_output_dir exclude each other, give one")
         if self.max_grad_norm == 0:  # the Trainer's way to turn it off
             raise ValueError("--max_grad_norm 0 would train nothing; inf turns clipping off")
+        self._validate_optimizer()
         check_bounds(self)
+
+    def _validate_optimizer(self) -> None:
+        if self.optimizer == "sgd" and self.learning_rate is None:
+            raise ValueError("--optimizer sgd has no default rate, give --learning_rate, say 0.1")
+        if self.optimizer == "adafactor" and self.fsdp:
+            raise ValueError("--fsdp cannot divide what adafactor keeps, use --optimizer adamw")
+        for field in dataclasses.fields(self):
+            given = getattr(self, field.name) != field.default
+            if field.name.startswith("adam_") and given and self.optimizer != "adamw":
+                raise ValueError(
+                    f"--{field.name} is of adamw, leave it out with --optimizer {self.optimizer}"
+                )

@@ -1,4 +1,4 @@
-"""AdamW, one update by clipped gradients, and the learning rate."""
+"""The optimizer, one update by clipped gradients, and the learning rate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from .parallel.sharding import whole
+from .parallel.sharding import is_sharded, whole
+
+COUNTER_BYTES = 4  # of a parameter's own count of steps
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -37,18 +39,51 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 def build_optimizer(
     model: torch.nn.Module,
     *,
+    name: str = "adamw",
     learning_rate: float = 5e-5,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
-) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019) over `parameter_groups`, in torch's fused form.
+) -> torch.optim.Optimizer:
+    """An optimizer of torch over `parameter_groups`: `adamw`, `adafactor` or `sgd`.
 
-    Fused means one kernel for all tensors of a group, which also clips, and skips an update that is
-    not finite, without the host asking; see `clip_and_step`.
+    AdamW (Loshchilov and Hutter, 2019) keeps two numbers for each weight. Adafactor (Shazeer and
+    Stern, 2018) keeps one for each row and each column of a matrix; its `learning_rate` is relative
+    to the size of the weights. SGD has no momentum, and so it keeps nothing. `betas` and `epsilon`
+    are AdamW's. Raises `ValueError` for another name.
+
+    AdamW and SGD are fused: one kernel for all tensors of a group, which also clips, and skips an
+    update that is not finite, without the host asking; see `clip_and_step`.
     """
     groups = parameter_groups(model, weight_decay)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
+    if name == "adafactor":
+        return torch.optim.Adafactor(groups, lr=learning_rate)
+    if name == "sgd":
+        fused = not any(map(is_sharded, model.parameters()))  # torch has no such kernel for those
+        return torch.optim.SGD(groups, lr=learning_rate, fused=fused)
+    raise ValueError(f"no optimizer {name}, use adamw, adafactor or sgd")
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of an optimizer's state, once all its parameters have one."""
+    return sum(_state_bytes(optimizer, p) for g in optimizer.param_groups for p in g["params"])
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> int:
+    """What is there for one parameter, or what will be."""
+    if there := optimizer.state.get(parameter):
+        tensors = [value for value in there.values() if isinstance(value, torch.Tensor)]
+        return sum(t.numel() * t.element_size() for t in tensors)
+    n, shape = parameter.numel(), parameter.shape
+    if isinstance(optimizer, torch.optim.SGD) and not optimizer.defaults["momentum"]:
+        return 0
+    if isinstance(optimizer, torch.optim.Adafactor):
+        n = n // shape[-1] + n // shape[-2] if len(shape) > 1 else n
+    else:
+        n = 2 * n  # AdamW's, and of most others no more
+    return n * parameter.element_size() + COUNTER_BYTES
 
 
 def clip_and_step(
@@ -62,8 +97,9 @@ def clip_and_step(
 
     A fused optimizer clips and skips in its own kernel, and the host waits for nothing. For any
     other the host reads whether the norm is finite, which waits for the device once. If memory runs
-    out in here, a fused optimizer and the scaler are as they were before: to that end the first
-    `step` of a fused optimizer is preceded by a skipped one, which step hooks see too. Raises
+    out in here, a fused optimizer and the scaler are as they were before: to that end a `step` of a
+    fused optimizer that has no state yet is preceded by a skipped one, which step hooks see too.
+    Another may have updated some weights and others not: that is a `MemoryError`. Raises
     `ValueError` if `max_grad_norm` is not positive; infinity does not clip.
     """
     if not max_grad_norm > 0:
@@ -86,7 +122,7 @@ def clip_and_step(
             _fused_step(optimizer, divisor, skipped)
         elif not skipped:
             torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
-            optimizer.step()
+            _whole_step(optimizer)
     except BaseException:
         for p in optimizer.state.keys() - known:
             del optimizer.state[p]
@@ -94,6 +130,17 @@ def clip_and_step(
         raise
     scaler.update()
     return grad_norm, skipped
+
+
+def _whole_step(optimizer: torch.optim.Optimizer) -> None:
+    """An update; if memory runs out, that is another error than before it: it may be half done."""
+    try:
+        optimizer.step()
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            "memory ran out within the update, which may be half done: go on from a checkpoint, "
+            "with smaller batches"
+        ) from error
 
 
 def _clips_itself(optimizer: torch.optim.Optimizer) -> bool:

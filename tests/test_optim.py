@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from gpt2ft import build_optimizer, lr_at
-from gpt2ft.optim import parameter_groups
+from gpt2ft.optim import clip_and_step, parameter_groups, state_bytes
 
 TABLE = {
     # step: (linear, cosine, constant) with 10 steps, 2 of warm-up, peak 1
@@ -83,3 +83,85 @@ def test_a_step_is_that_of_plain_adamw(make_model):
             optimizer.step()
     for x, y in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-7)
+
+
+def gradients(model, seed):
+    torch.manual_seed(seed)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+
+
+def no_scaler():
+    return torch.amp.GradScaler("cpu", enabled=False)
+
+
+def test_a_step_is_that_of_sgd_by_hand(model):
+    optimizer = build_optimizer(model, name="sgd", learning_rate=0.5, weight_decay=0.25)
+    gradients(model, 0)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    expected = [
+        p.detach() - 0.5 * (p.grad / (norm + 1e-6) + (0.25 * p.detach() if p.dim() > 1 else 0))
+        for p in model.parameters()
+    ]
+    clip_and_step(optimizer, no_scaler(), max_grad_norm=1.0)
+    for p, value in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.detach(), value, rtol=1e-6, atol=1e-7)
+
+
+def test_a_step_is_that_of_adafactor_by_the_paper(model):
+    """Of one matrix, after torch's documentation, with its relative step and its own clipping."""
+    optimizer = build_optimizer(model, name="adafactor", learning_rate=1e-3)
+    weight = model.transformer.wte.weight
+    row, column, expected = 0.0, 0.0, weight.detach().double()
+    for step in (1, 2, 3):
+        gradients(model, step)
+        gradient = weight.grad.double()
+        new = step**-0.8
+        row = (1 - new) * row + new * gradient.square().mean(1, keepdim=True)
+        column = (1 - new) * column + new * gradient.square().mean(0, keepdim=True)
+        update = gradient / (row @ column / row.mean()).sqrt()
+        size = expected.square().mean().sqrt()
+        update /= max(1.0, update.square().mean().sqrt())
+        expected = expected - max(1e-3, size) * min(1e-3, step**-0.5) * update
+        clip_and_step(optimizer, no_scaler(), max_grad_norm=float("inf"))
+    torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "sgd"])
+def test_any_optimizer_skips_what_is_not_finite(name, model):
+    optimizer = build_optimizer(model, name=name, learning_rate=0.1)
+    before = [p.detach().clone() for p in model.parameters()]
+    gradients(model, 0)
+    model.transformer.wpe.weight.grad[0] = torch.nan
+    assert clip_and_step(optimizer, no_scaler(), max_grad_norm=1.0)[1]
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd"])
+def test_what_an_optimizer_keeps_is_known_before_it_does(name, model):
+    optimizer = build_optimizer(model, name=name, learning_rate=0.1)
+    before = state_bytes(optimizer)
+    gradients(model, 0)
+    optimizer.step()
+    assert state_bytes(optimizer) == before
+    n = sum(p.numel() for p in model.parameters())
+    least, most = {"adamw": (8, 8.01), "adafactor": (0.1, 1), "sgd": (0, 0)}[name]
+    assert least <= before / n <= most
+
+
+def test_no_such_optimizer(model):
+    with pytest.raises(ValueError, match="no optimizer adam, use adamw, adafactor or sgd"):
+        build_optimizer(model, name="adam")
+
+
+def test_memory_that_runs_out_within_an_update_is_another_error(model, monkeypatch):
+    """The step cannot be begun again: some weights are updated."""
+    optimizer = build_optimizer(model, name="adafactor", learning_rate=0.1)
+    gradients(model, 0)
+
+    def step(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(optimizer, "step", step)
+    with pytest.raises(MemoryError, match="may be half done"):
+        clip_and_step(optimizer, no_scaler(), max_grad_norm=1.0)

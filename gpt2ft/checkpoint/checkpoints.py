@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 
+from ..optim import state_bytes
 from ..system import durable
 from . import divided, model_files, snapshot
 from .folders import checkpoint_folders, checkpoint_paths, free_name, step_of
@@ -202,11 +203,10 @@ def check_space(output_dir: Path, state: TrainState, *, checkpoints: int = 1) ->
 
 
 def checkpoint_bytes(state: TrainState) -> int:
-    """About what a checkpoint takes: weights, AdamW's moments and `extra`."""
+    """About what a checkpoint takes: weights, the optimizer's state and `extra`."""
     weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
-    moments = sum(p.numel() * 8 for g in state.optimizer.param_groups for p in g["params"])
     extra = sum(t.numel() * t.element_size() for t in state.extra.values())
-    return int(weights + moments + extra)
+    return int(weights + state_bytes(state.optimizer) + extra)
 
 
 def _bytes_needed(state: TrainState) -> int:

@@ -31,6 +31,7 @@ from .texts import Cutter, open_texts
 
 MIN_VOCAB_SIZE = 257  # the least a byte-level tokenizer has
 DEFAULT_LEARNING_RATE = 5e-5  # the Trainer's
+ADAFACTOR_LEARNING_RATE = 1e-3
 
 
 @dataclass
@@ -117,7 +118,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:
         keep_apart = config.packing and probe.keeps_documents_apart(model)
-    rate = _recommended_rate(model) if config.learning_rate is None else config.learning_rate
+    rate = _default_rate(config, model) if config.learning_rate is None else config.learning_rate
     n = config.micro_batches_per_step or n_per_process
     config = dataclasses.replace(config, learning_rate=rate, micro_batches_per_step=n)
     _prepare_model(config, model, device)
@@ -157,6 +158,7 @@ def first_state(config: TrainConfig, model: Any, precision: Precision) -> TrainS
     assert config.learning_rate is not None
     optimizer = build_optimizer(
         model,
+        name=config.optimizer,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -182,8 +184,10 @@ def _prepare_for_chats(run: Run) -> None:
         run.notes.append("the chat template ends an answer with no special token")
 
 
-def _recommended_rate(model: Any) -> float:
-    """The learning rate that the model's configuration recommends, else that of the Trainer."""
+def _default_rate(config: TrainConfig, model: Any) -> float:
+    """For AdamW the learning rate that the model's configuration recommends, else the Trainer's."""
+    if config.optimizer == "adafactor":
+        return ADAFACTOR_LEARNING_RATE
     rate = getattr(model.config, "recommended_learning_rate", None)
     return rate if isinstance(rate, float) and 0 < rate < 1 else DEFAULT_LEARNING_RATE
 

@@ -100,9 +100,10 @@ def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
     """Raise `ValueError` with the differences, if the run to be resumed was another one."""
     saved = recorded_run(checkpoint)
     then = saved.get("config", {})
-    # A version that knew one process recorded neither of these.
+    # What earlier versions did not record: one knew one process, and all of them AdamW alone.
     n = then.get("gradient_accumulation_steps")
-    then = {"micro_batches_per_step": n, "fixed_sum_order": False, **then}
+    before = {"micro_batches_per_step": n, "fixed_sum_order": False, "optimizer": "adamw"}
+    then = {**before, **then}
     changes = changed_settings(then, record["config"])
     if saved.get("data") != record["data"]:
         changes.append("the tokens of the corpus are others")

@@ -103,6 +103,8 @@ def with_overrides(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     accumulation = given.get("gradient_accumulation_steps")
     if accumulation and accumulation != base.get("gradient_accumulation_steps"):
         values["micro_batches_per_step"] = None  # which would win, too
+    if given.get("optimizer", base.get("optimizer", "adamw")) != base.get("optimizer", "adamw"):
+        values["learning_rate"] = None  # it was for the other optimizer
     values.update(given)
     return {name: [] if name == "train_file" and not v else v for name, v in values.items()}
 

@@ -91,7 +91,7 @@ def fork(config: TrainConfig, *, stop: Stop, watch: Sequence[Watch] = ()) -> int
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
     """What the user chose of an optimizer's group."""
-    return {name: group[name] for name in ("lr", "weight_decay", "betas", "eps")}
+    return {name: group[name] for name in ("lr", "weight_decay", "betas", "eps") if name in group}
 
 
 def _refuse_another_position(then: dict[str, Any], now: dict[str, Any]) -> None:
@@ -101,6 +101,11 @@ def _refuse_another_position(then: dict[str, Any], now: dict[str, Any]) -> None:
                 f"--{name} is {now[name]}, but a fork keeps the {then[name]} of its run, as its "
                 "place in the data is counted by that: leave it out"
             )
+    if then["optimizer"] != now["optimizer"]:
+        raise ValueError(
+            f"--optimizer is {now['optimizer']}, but a fork goes on with the moments of its run, "
+            f"which are of {then['optimizer']}: leave it out"
+        )
 
 
 def run_at(folder: Path, step: int, *, output_dir: Path, stop: Stop) -> Run:

@@ -12,6 +12,7 @@ from gpt2ft.config import TrainConfig
 from gpt2ft.kernels import dropout
 from gpt2ft.run import finetune, texts
 from gpt2ft.run.build import build
+from gpt2ft.run.recipe import with_overrides
 
 SETTINGS = {
     "block_size": 16,
@@ -167,3 +168,17 @@ def test_the_built_in_model_recommends_its_own():
     text = {"dataset_name": "python-reference", "max_train_samples": 8, "max_eval_samples": 1}
     run = build(TrainConfig(model_name_or_path="gpt2-mini", block_size=64, **text))
     assert run.config.learning_rate == 1e-3
+
+
+def test_the_rate_of_a_model_is_for_adamw(config):
+    """Adafactor's is relative to the weights, and a recipe's is for the recipe's optimizer."""
+    given = dataclasses.replace(config, learning_rate=None, adam_beta1=0.9, optimizer="adafactor")
+    run = build(given)
+    assert run.config.learning_rate == 1e-3
+    assert isinstance(run.state.optimizer, torch.optim.Adafactor)
+    recipe = {"learning_rate": 2e-3, "seed": 3}
+    other = with_overrides(recipe, {"optimizer": "adafactor"})
+    assert other["learning_rate"] is None and other["seed"] == 3
+    assert with_overrides(recipe, {"optimizer": "adamw"})["learning_rate"] == 2e-3
+    own = with_overrides(recipe, {"optimizer": "sgd", "learning_rate": 0.5})
+    assert own["learning_rate"] == 0.5

@@ -108,6 +108,20 @@ def test_stopped_by_a_signal_and_resumed_it_ends_the_same(
     assert f"resumed from {tmp_path / 'out'}/checkpoint-{stop_at}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("optimizer", ["adafactor", "sgd"])
+def test_resuming_is_exact_with_any_optimizer(optimizer, settings, tmp_path):
+    settings |= {"optimizer": optimizer, "max_steps": 6, "save_steps": 3, "weight_decay": 0.1}
+    straight = {**settings, "output_dir": str(tmp_path / "straight")}
+    assert finetune(TrainConfig(**straight)) == 0
+    resumed = {**settings, "resume": str(tmp_path / "straight" / "checkpoint-3")}
+    assert finetune(TrainConfig(**resumed)) == 0
+    assert results(tmp_path / "out") == results(tmp_path / "straight")
+    facts = json.loads((tmp_path / "straight" / "run.json").read_text())["forecast"]
+    size = facts["checkpoint_bytes"]
+    json_files = sum(p.stat().st_size for p in (tmp_path / "out" / "checkpoint-6").glob("*.json"))
+    assert size["expected"] == pytest.approx(size["actual"] - json_files, rel=0.1)
+
+
 def test_observing_more_often_changes_nothing(settings, tmp_path):
     often = {"eval_steps": 1, "logging_steps": 1, "save_steps": 1, "per_device_eval_batch_size": 2}
     assert finetune(TrainConfig(**settings)) == 0

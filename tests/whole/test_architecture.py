@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "precision": {"parallel"},
     "micro_batches": {"parallel"},
     "loop": {"guards", "loss", "micro_batches", "optim", "parallel", "precision"},
-    "checkpoint": {"loop", "parallel", "system"},
+    "checkpoint": {"loop", "optim", "parallel", "system"},
     "generation": {"kernels", "models", "precision", "settings"},
     "evaluation": {
         *("checkpoint", "data", "generation", "guards", "kernels", "loop", "models", "parallel"),
