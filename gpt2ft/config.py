@@ -124,6 +124,10 @@ class TrainConfig:
         "bits on another number of processes.",
     )
     """Add gradients in an order that does not depend on the number of processes."""
+    auto_micro_batch: bool = setting(False, may_change=True)
+    """When a GPU runs out of memory in a step, begin it again in smaller micro-batches, and go on
+    with these: the same samples a step. For one process. On a CPU, what a step needs is estimated
+    before the first."""
     fsdp: bool = setting(False, may_change=True)
     """Divide weights, gradients and moments among the processes (FSDP2): for a model that is too
     large for one device. On another number of processes the last bits are others."""

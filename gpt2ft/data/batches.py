@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -275,6 +276,12 @@ class Batches:
         start, order = index * self._batch_size, self._epoch[1]
         stop = min(start + self._batch_size, len(self.samples))
         return np.array([order[position] for position in range(start, stop)], dtype=np.int64)
+
+    def of_size(self, batch_size: int) -> Batches:
+        """The same samples in the same order, in micro-batches of another size."""
+        other = copy.copy(self)
+        other._batch_size = batch_size
+        return other
 
     def _order_of(self, epoch: int) -> Order:
         if self._seed is None and isinstance(self.samples, Blocks) and not self.samples.are_ragged:

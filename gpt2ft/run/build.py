@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,21 @@ class Run:
             "order": self.data.order,
         }
 
+    def divide_micro_batches(self, size: int) -> None:
+        """Go on in micro-batches of `size` samples, a divisor of what they have: each step has as
+        many more of them, and the samples that it had."""
+        config, n_before = self.config, len(self.data)
+        assert config.micro_batches_per_step
+        parts = config.per_device_train_batch_size // size
+        self.data = self.data.of_size(size)
+        epoch, index = divmod(self.state.batches, n_before)
+        self.state.batches = epoch * len(self.data) + index * parts
+        self.config = dataclasses.replace(
+            config,
+            per_device_train_batch_size=size,
+            micro_batches_per_step=config.micro_batches_per_step * parts,
+        )
+
     def loop_settings(self) -> dict[str, Any]:
         """How `loop.train` is to train it."""
         config = self.config
@@ -110,17 +125,13 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         config, precision=precision.name, block_size=block_size, threads=threads
     )
     earlier = recorded_run(checkpoint).get("config", {}) if checkpoint else {}
-    n_per_process = config.gradient_accumulation_steps * processes.size()
-    if checkpoint and "fixed_sum_order" not in earlier:  # by a version that knew one process
-        config = dataclasses.replace(config, fixed_sum_order=False)
-        n_per_process = earlier.get("gradient_accumulation_steps", n_per_process)
+    config = _with_micro_batches(config, earlier)
     if checkpoint:  # probed with its first weights; trained ones may give logits too close to tell
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:
         keep_apart = config.packing and probe.keeps_documents_apart(model)
     rate = _default_rate(config, model) if config.learning_rate is None else config.learning_rate
-    n = config.micro_batches_per_step or n_per_process
-    config = dataclasses.replace(config, learning_rate=rate, micro_batches_per_step=n)
+    config = dataclasses.replace(config, learning_rate=rate)
     _prepare_model(config, model, device)
 
     cut = Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
@@ -182,6 +193,25 @@ def _prepare_for_chats(run: Run) -> None:
         )
     if not stops:
         run.notes.append("the chat template ends an answer with no special token")
+
+
+def _with_micro_batches(config: TrainConfig, earlier: Mapping[str, Any]) -> TrainConfig:
+    """With the number of micro-batches decided; `earlier` is what a run to be resumed recorded.
+
+    If such a run had divided them, as memory ran out, it goes on with those.
+    """
+    n = config.gradient_accumulation_steps * processes.size()
+    if earlier and "fixed_sum_order" not in earlier:  # by a version that knew one process
+        config = dataclasses.replace(config, fixed_sum_order=False)
+        n = earlier.get("gradient_accumulation_steps", n)
+    n = config.micro_batches_per_step or n
+    size = config.per_device_train_batch_size
+    then = [
+        earlier.get(name, 0) for name in ("per_device_train_batch_size", "micro_batches_per_step")
+    ]
+    if config.auto_micro_batch and math.prod(then) == size * n:
+        size, n = then
+    return dataclasses.replace(config, per_device_train_batch_size=size, micro_batches_per_step=n)
 
 
 def _default_rate(config: TrainConfig, model: Any) -> float:

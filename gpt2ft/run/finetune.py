@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from ..checkpoint import checkpoints
 from ..checkpoint.divided import is_divided
 from ..checkpoint.folders import checkpoint_paths, recorded_run
 from ..config import TrainConfig
+from ..data.batches import Batches
 from ..data.prompts import Prompt
 from ..evaluation.records import METRICS, SAMPLES
 from ..loop import NonFiniteError, StepResult, train
@@ -36,13 +36,14 @@ from .agreement import (
 from .build import Run, build
 from .ending import OF_THE_END, conclusion, put_in_place, write_down
 from .forecast import early_forecast, first_sample
+from .memory import begun_again, check_memory
 from .observe import Observed, chosen_prompts, due, observe, recorded
 from .output_folder import check_space, locked, refuse_changes, refuse_to_overwrite, starting_point
 from .provenance import add_to_run_file, begin_run_file
 from .recipe import SETTINGS_FILE, to_yaml
 from .summary import description, plan
 from .trackers import check_installed, tracked
-from .trouble import less_memory, not_finite, on_skipped
+from .trouble import not_finite, on_skipped, out_of_memory
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,6 @@ class Session:
 
     run: Run
     output_dir: Path
-    record: Mapping[str, Any]
-    """What a checkpoint notes of settings and data, to refuse others when resuming."""
     observed: Observed
     prompts: Sequence[Prompt]
     log: progress.TrainingReport
@@ -71,6 +70,8 @@ def finetune(
     """
     config.validate()
     check_installed(config.report_to)
+    if config.auto_micro_batch and processes.size() > 1:
+        raise ValueError("--auto_micro_batch is for one process, start it without torchrun")
     stop = stop or Stop()
     output_dir = Path(config.output_dir)
     found = checkpoint_paths(output_dir)
@@ -88,6 +89,7 @@ def finetune(
     print_line(plan(run))
     if run.has_chats:
         print_line(first_sample(run))
+    check_memory(run)
     is_main = processes.rank() == 0  # which alone writes
     if is_main:
         durable.make_folder(output_dir)
@@ -112,7 +114,7 @@ def finetune(
                 logging_steps=config.logging_steps,
                 watch=[*watch, *trackers] if is_main else (),
             )
-            return _to_an_end(Session(run, output_dir, record, observed, prompts, log, stop))
+            return _to_an_end(Session(run, output_dir, observed, prompts, log, stop))
 
 
 def _to_an_end(session: Session) -> int:
@@ -122,7 +124,7 @@ def _to_an_end(session: Session) -> int:
     except Stopped as stopped:
         return _stopped(session, stopped)
     except torch.OutOfMemoryError as error:
-        raise MemoryError(less_memory(session.run)) from error
+        raise MemoryError(out_of_memory(session.run)) from error
     finally:
         session.log.close()
 
@@ -201,12 +203,12 @@ def _train(session: Session) -> None:
     """The loop, and what is done between its steps."""
     run, log, stop = session.run, session.log, session.stop
     state, config = run.state, run.config
-    skips: Readback[StepResult] = Readback()
+    skips: Readback[tuple[StepResult, Batches]] = Readback()
     stop.check()
     if _stops_early(session):
         return
     try:
-        for result in train(state, run.data, max_steps=run.max_steps, **run.loop_settings()):
+        for result in begun_again(run, train, log.record):
             log.step(result, state)
             if state.step == progress.FIRST_STEPS and processes.rank() == 0:
                 expected = early_forecast(run, log.first_seconds, log.paused_seconds)
@@ -214,10 +216,10 @@ def _train(session: Session) -> None:
             done = state.step >= run.max_steps
             observes = due(config.eval_steps, state.step) or due(config.sample_steps, state.step)
             saves = due(config.save_steps, state.step) or due(config.keep_every, state.step) or done
-            skips.put(result.skipped, result)
-            for skipped, late in skips.arrived(wait=saves or observes):
+            skips.put(result.skipped, (result, run.data))
+            for skipped, (late, data) in skips.arrived(wait=saves or observes):
                 if skipped:
-                    on_skipped(run, late)
+                    on_skipped(run, late, data)
             if observes and not done:
                 _observe(session)
             stops = observes and not done and _stops_early(session)
@@ -227,7 +229,7 @@ def _train(session: Session) -> None:
                 break
             stop.check()
     except NonFiniteError as error:
-        message = not_finite(run, error.result, ", the tenth in a row")
+        message = not_finite(run, error.result, run.data, ", the tenth in a row")
         raise FloatingPointError(message) from error
 
 
@@ -276,7 +278,7 @@ def _saved(session: Session) -> str:
         session.output_dir,
         session.run.state,
         tokenizer=session.run.tokenizer,
-        run=session.record,
+        run=session.run.record(),
         keep=session.run.config.save_total_limit,
         spare=lambda step: due(config.keep_every, step) or step == best,
     )

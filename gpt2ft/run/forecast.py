@@ -29,6 +29,7 @@ from ..system import durable
 from ..system.signals import Stop
 from ..system.terminal import bar, print_line
 from .build import Run, build
+from .memory import activation_bytes, largest_micro_batch
 from .observe import chosen_prompts, evaluate_once, sample_once
 from .output_folder import checkpoints_at_once
 from .progress import FIRST_STEPS
@@ -55,7 +56,7 @@ def dry_run(config: TrainConfig, *, stop: Stop) -> int:
     each = _measured(run, stop)
     facts["seconds"] = {**each, **forecast(run, each["step"], each["evaluation"], each["samples"])}
     facts["disk"] = about_disk(run)
-    facts["peak_memory_bytes"] = peak_memory(run)
+    facts["peak_memory_bytes"] = peak_memory(run) + _of_longer_batches(run)
     if config.json:
         print(json.dumps(finite(facts), indent=1))  # ASCII: nothing that a terminal would obey
     else:
@@ -183,6 +184,15 @@ def outcome(
     return {name: {**value, "actual": actual[name]} for name, value in expected.items()}
 
 
+def _of_longer_batches(run: Run) -> int:
+    """Bytes that the largest micro-batch of the run takes beyond those of its first steps."""
+    assert run.config.micro_batches_per_step
+    first = range(min(len(run.data), FIRST_STEPS * run.config.micro_batches_per_step))
+    seen = max(run.data[0, i]["input_ids"].numel() for i in first)
+    largest = max(seen, largest_micro_batch(run))
+    return activation_bytes(run, largest) - activation_bytes(run, seen)
+
+
 def peak_memory(run: Run) -> int:
     """Most bytes in use by this process so far; on CUDA, of the device's memory."""
     device = run.state.precision.device
@@ -214,7 +224,7 @@ def _text(facts: dict[str, Any]) -> str:
         f"time   {interval(seconds['all'])}: {seconds['step']:.3f} s a step, "
         f"{interval(seconds['steps'])}; {interval(seconds['observing'])} for evaluations and "
         "samples; without loading and saving",
-        f"memory {_size(facts['peak_memory_bytes'])} at most so far",
+        f"memory {_size(facts['peak_memory_bytes'])} at most",
         f"disk   {_size(disk['all'])}: {disk['checkpoints_at_once']} checkpoints of "
         f"{_size(disk['checkpoint'])} at once, and the model; {free}"
         + ("" if disk["all"] <= disk["free"] else ": NOT ENOUGH"),

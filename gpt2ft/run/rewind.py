@@ -169,8 +169,7 @@ def _checkpoint_before(folder: Path, step: int) -> Path:
 def _train_again(run: Run, step: int, records: list[dict[str, Any]], *, stop: Stop) -> None:
     """Train up to that step, with the recorded learning rates, and compare the losses."""
     recorded = {record["step"]: record for record in records if "learning_rate" in record}
-    settings = run.loop_settings()
-    schedule = settings.pop("learning_rate")
+    schedule = run.loop_settings()["learning_rate"]
 
     def learning_rate(done: int) -> float:
         # A run that was made longer had another schedule before than after.
@@ -179,13 +178,19 @@ def _train_again(run: Run, step: int, records: list[dict[str, Any]], *, stop: St
 
     begin, differ = run.state.step, []
     results: list[StepResult] = []
+    size = (
+        "per_device_train_batch_size"  # recorded where the run began a step again in smaller ones
+    )
+    divided = [(r["step"] - 1, r[size]) for r in records if size in r and begin < r["step"] <= step]
     with bar(step, "training", unit="step", initial=begin) as shown:
-        for result in train(
-            run.state, run.data, max_steps=step, learning_rate=learning_rate, **settings
-        ):
-            results.append(result)
-            shown.update(run.state.step - shown.n)
-            stop.check()
+        for until, smaller in [*divided, (step, None)]:
+            settings = {**run.loop_settings(), "learning_rate": learning_rate}
+            for result in train(run.state, run.data, max_steps=until, **settings):
+                results.append(result)
+                shown.update(run.state.step - shown.n)
+                stop.check()
+            if smaller:
+                run.divide_micro_batches(smaller)
     for result in results:
         then = recorded.get(result.step, {}).get("loss")
         if then is not None and then != result.loss.item():

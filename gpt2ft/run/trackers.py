@@ -26,6 +26,8 @@ def scalars(record: Record) -> dict[str, float]:
     """What trackers are told of a record: `train/loss`, `eval/loss`, and so on."""
     if "eval_loss" in record:
         found = {f"eval/{name.removeprefix('eval_')}": record.get(name) for name in EVALUATION}
+    elif "loss" not in record:  # not of a step, but of what changed before it
+        return {}
     else:
         found = {f"train/{name}": record.get(name) for name in STEP}
         if seconds := record.get("seconds"):

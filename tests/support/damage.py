@@ -165,8 +165,17 @@ def no_space():
     durable.free_bytes = lambda path: 1000
 
 
+def a_small_machine():
+    from gpt2ft.run import memory
+
+    memory.available_bytes = lambda: 1000
+
+
 def no_memory():
+    """On a GPU: what a step needs is not estimated before."""
     import transformers
+
+    from gpt2ft.run import memory
 
     def forward(self, *arguments, **options):
         if torch.is_grad_enabled():
@@ -175,6 +184,7 @@ def no_memory():
 
     original = transformers.GPT2Model.forward
     transformers.GPT2Model.forward = forward
+    memory.available_bytes = lambda: None
 
 
 def no_labels():

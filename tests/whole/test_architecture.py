@@ -35,7 +35,7 @@ MAY_IMPORT = {
     },
     "run": {
         *("", "checkpoint", "config", "data", "evaluation", "generation", "guards", "kernels"),
-        "loop",
+        *("loop", "loss"),
         *("micro_batches", "models", "optim", "parallel", "precision", "settings", "system"),
     },
     "cli": {

@@ -21,6 +21,7 @@ from tests.support.damage import (
     NO_SPECIAL_TOKENS,
     a_chat_template,
     a_newer_format,
+    a_small_machine,
     a_vocabulary_with_a_hole,
     all_of,
     an_empty_hub,
@@ -101,6 +102,13 @@ TRAIN_USAGE = {
     "--learning_rate nan": "--learning_rate is nan, give a number >= 0",
     "--learning_rate inf": "--learning_rate is inf, give a number <= 1000",
     "--learning_rate 1e300": "--learning_rate is 1e+300, give a number <= 1000",
+    "--optimizer adam": "argument --optimizer: invalid choice: 'adam' (choose from ...), see "
+    "--help",
+    "--optimizer sgd": "--optimizer sgd has no default rate, give --learning_rate, say 0.1",
+    "--optimizer adafactor --adam_beta2 0.9": "--adam_beta2 is of adamw, leave it out with "
+    "--optimizer adafactor",
+    "--optimizer adafactor --fsdp": "--fsdp cannot divide what adafactor keeps, use --optimizer "
+    "adamw",
     "--weight_decay -0.1": "--weight_decay is -0.1, give a number >= 0",
     "--weight_decay nan": "--weight_decay is nan, give a number >= 0",
     "--adam_beta1 1": "--adam_beta1 is 1.0, give a number < 1",
@@ -609,6 +617,13 @@ SETTINGS = [
         began=True,
     ),
     Row(
+        "a machine that is too small",
+        TRAIN,
+        "a step needs 1 MiB more than the model itself, and this machine has 0 MiB left: give "
+        "--per_device_train_batch_size 1 --gradient_accumulation_steps 2...",
+        inside=a_small_machine,
+    ),
+    Row(
         "huge numbers that are harmless",
         f"{TRAIN} --save_steps 1{30 * '0'} --max_train_samples 1{30 * '0'} "
         f"--gradient_accumulation_steps 1{30 * '0'} --per_device_train_batch_size 1{30 * '0'}",
@@ -946,6 +961,11 @@ RESUMED = [
         "other batch size",
         f"{RESUME} --per_device_train_batch_size 4",
         f"{OTHER} per_device_train_batch_size: 2 then, 4 now{UNDO}",
+    ),
+    Row(
+        "other optimizer",
+        f"{RESUME} --optimizer adafactor",
+        f"{OTHER} optimizer: adamw then, adafactor now; learning_rate: 5e-05 then, 0.001 now{UNDO}",
     ),
     Row(
         "other precision",
