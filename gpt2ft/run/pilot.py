@@ -154,7 +154,7 @@ def _tried(short: Run, rate: float, before: Score, stop: Stop) -> Trial:
                 skips.put(result.skipped, result)
                 for skipped, late in skips.arrived(wait=state.step == short.max_steps):
                     if skipped:
-                        on_skipped(short, late)
+                        on_skipped(short, late, short.data)
                 shown.update()
                 stop.check()
     except FloatingPointError:
