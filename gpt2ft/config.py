@@ -34,6 +34,20 @@ class TrainConfig:
     dropout: float | None = setting(None, at_least=0, below=1)
     """Set every dropout probability of the model to this."""
 
+    lora_r: int | None = setting(None, at_least=1)
+    """Train a LoRA adapter of this rank, and leave the model's own weights as they are."""
+    lora_alpha: int | None = setting(None, at_least=1)
+    """What the adapter adds is multiplied by lora_alpha / lora_r; default: twice lora_r."""
+    lora_dropout: float = setting(0.0, at_least=0, below=1)
+    """Dropout probability before the adapter's layers."""
+    lora_target_modules: list[str] = setting(list)
+    """Names of the layers that get an adapter, in every block; default: those that peft names for
+    the architecture, for one it does not know all linear layers but the head."""
+    merge_lora: bool = setting(False, may_change=True)
+    """At the end add the adapter to the weights: the finished model is a whole one then."""
+    freeze: list[str] = setting(list)
+    """Patterns of names of parameters that are not trained: *.wte.* *.h.0.*"""
+
     dataset_name: str | None = setting(
         None, may_change=True, path=True, rules_out_fallback=True, one_of="corpus"
     )
@@ -140,8 +154,8 @@ class TrainConfig:
     """adamw keeps 8 bytes for each weight; adafactor almost none; sgd, without momentum, none."""
     learning_rate: float | None = setting(None, at_least=0, at_most=1000)
     """Peak learning rate; default: with adamw the one that the model recommends (gpt2-mini: 0.001),
-    else 5e-5; with adafactor, where it is relative to the size of the weights, 0.001. sgd has no
-    default."""
+    else 5e-5, and for an adapter ten times the one recommended, else 2e-4; with adafactor, where it
+    is relative to the size of the weights, 0.001. sgd has no default."""
     weight_decay: float = setting(0.0, at_least=0, at_most=1000)
     """Decay of matrices and embeddings; biases and norms have none."""
     adam_beta1: float = setting(0.9, at_least=0, below=1)
@@ -234,6 +248,16 @@ class TrainConfig:
         if self.deduplicate and (self.streaming or self.row_separator == "none"):
             other = "--streaming" if self.streaming else "--row_separator none"
             raise ValueError(f"--deduplicate and {other} exclude each other, leave out one")
+        lora = ("lora_alpha", "lora_dropout", "lora_target_modules", "merge_lora")
+        if self.lora_r is None and (given := [name for name in lora if getattr(self, name)]):
+            raise ValueError(f"--{given[0]} is for a LoRA adapter, add --lora_r 8")
+        if self.lora_r and self.model_type:
+            raise ValueError(
+                "--lora_r adapts a model that is trained already, and --model_type makes a new "
+                "one, leave one of them out"
+            )
+        if self.lora_r and self.fsdp:
+            raise ValueError("--lora_r cannot be divided among processes yet, leave out --fsdp")
         if self.streaming and (self.max_steps is None or self.max_train_samples):
             raise ValueError(
                 "--streaming needs --max_steps and excludes --max_train_samples, as the number of "

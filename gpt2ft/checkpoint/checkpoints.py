@@ -17,7 +17,9 @@ from ..system import durable
 from . import divided, model_files, snapshot
 from .folders import checkpoint_folders, checkpoint_paths, free_name, step_of
 from .manifest import (
+    ADAPTER_FILES,
     MANIFEST,
+    MODEL_FILES,
     TRAINED,
     CheckpointError,
     read_json,
@@ -107,6 +109,10 @@ def _put_in_place(output_dir: Path, state: TrainState, tokenizer: Any) -> str:
         write_manifest(folder, state.step, {})
         durable.delete(output_dir / MANIFEST)
         durable.sync_folder(output_dir)
+        for path in (output_dir / name for name in (*MODEL_FILES, *ADAPTER_FILES)):
+            # A merged model takes the place of an adapter, which must not be found beside it.
+            if path.is_file() and not (folder / path.name).exists():
+                durable.delete(path)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
             if path.name == MANIFEST:
                 durable.sync_folder(output_dir)
@@ -204,7 +210,7 @@ def check_space(output_dir: Path, state: TrainState, *, checkpoints: int = 1) ->
 
 def checkpoint_bytes(state: TrainState) -> int:
     """About what a checkpoint takes: weights, the optimizer's state and `extra`."""
-    weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
+    weights = model_files.n_bytes(state.model)
     extra = sum(t.numel() * t.element_size() for t in state.extra.values())
     return int(weights + state_bytes(state.optimizer) + extra)
 

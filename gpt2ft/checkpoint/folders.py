@@ -11,7 +11,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .manifest import MANIFEST, MODEL_FILES, CheckpointError, read_json, verify_checkpoint
+from .manifest import (
+    ADAPTER_FILES,
+    MANIFEST,
+    MODEL_FILES,
+    CheckpointError,
+    read_json,
+    verify_checkpoint,
+)
 
 # A checkpoint that is saved again is set aside as `.replaced-N` until the new one has its name.
 NAME = re.compile(r"checkpoint-(\d+)(?:\.replaced-(\d+))?")
@@ -93,5 +100,8 @@ def finished_weights(folder: Path) -> str | None:
 
 
 def is_finished(output_dir: Path) -> bool:
-    """Whether the folder holds a finished model of ours."""
-    return all((output_dir / name).is_file() for name in (MANIFEST, *MODEL_FILES))
+    """Whether the folder holds a finished model of ours, or an adapter."""
+    return any(
+        all((output_dir / name).is_file() for name in (MANIFEST, *files))
+        for files in (MODEL_FILES, ADAPTER_FILES)
+    )

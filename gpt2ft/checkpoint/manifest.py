@@ -17,6 +17,7 @@ from ..system import durable
 FORMAT = 2
 MANIFEST = "manifest.json"
 MODEL_FILES = ("config.json", "model.safetensors")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TRAINED = "trained.safetensors"
 MAX_JSON_BYTES = 64 << 20
 

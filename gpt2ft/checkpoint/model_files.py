@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,47 @@ from transformers import PreTrainedModel
 
 from ..system import durable
 from . import divided, snapshot
-from .manifest import MODEL_FILES, TRAINED
+from .manifest import ADAPTER_FILES, MODEL_FILES, TRAINED
 
 
 def write(folder: Path, model: Any, tokenizer: Any) -> None:
     """Let model and tokenizer save themselves, where they can."""
     if divided.is_divided(model) and isinstance(model, PreTrainedModel):
         divided.write_model(folder, model)
+    elif isinstance(model, PreTrainedModel) and has_adapters(model):
+        _write_adapter(folder, model)
     elif hasattr(model, "save_pretrained"):
         durable.write_by(model.save_pretrained, folder, max_shard_size="1000GB")
     if tokenizer is not None:
         # Chat templates within tokenizer_config.json: a checkpoint has no folders.
         durable.write_by(tokenizer.save_pretrained, folder, save_jinja_files=False)
+
+
+def _write_adapter(folder: Path, model: Any) -> None:
+    """What `save_pretrained` writes of a model with an adapter, as `peft` loads it.
+
+    That itself would look for the model under it on the hub, to compare vocabularies.
+    """
+    from peft import get_peft_model_state_dict
+
+    (name,) = model.active_adapters()
+    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    named = {f"base_model.model.{n}": t.contiguous() for n, t in tensors.items()}
+    durable.write_tensors(folder / ADAPTER_FILES[1], named)
+    durable.write_by(model.peft_config[name].save_pretrained, folder)
+
+
+def n_bytes(model: torch.nn.Module) -> int:
+    """About what `write` and `write_trained` take: of a model with adapters, those, twice."""
+    tensors: Iterable[torch.Tensor] = model.parameters()
+    if has_adapters(model):
+        tensors = [p for p in tensors if p.requires_grad] * 2
+    return sum(p.numel() * p.element_size() for p in tensors)
+
+
+def has_adapters(model: torch.nn.Module) -> bool:
+    """Whether the model saves its adapters alone, as those of `peft` do."""
+    return hasattr(model, "peft_config")
 
 
 def is_whole(folder: Path, model: Any) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,12 +13,16 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from .adapters import check_peft, merge_saved
 from .built_in import located
 from .untrusted import (
+    adapter_settings,
+    adapter_weights,
     check_model,
     check_tokenizer,
     drop_code,
     forget_code,
+    has_tokenizer,
     loading,
     saved_class,
 )
@@ -28,10 +34,73 @@ DEFAULT_VOCAB_SIZE = 8192
 def load_tokenizer(name: str, *, revision: str = "main") -> Any:
     """The tokenizer of a folder, of `gpt2-mini`, which is built in, or of a model on the hub.
 
-    No code that comes with it is run. Where it has no pad token, end-of-text serves. Raises
-    `FileNotFoundError`, `ValueError` or `HubUnavailableError`.
+    For an adapter that has none it is that of the model it belongs to. No code that comes with it
+    is run. Where it has no pad token, end-of-text serves. Raises `FileNotFoundError`, `ValueError`
+    or `HubUnavailableError`.
     """
     name = located(name)
+    with loading("tokenizer", name, revision) as (place, commit):
+        settings = adapter_settings(place, commit)
+        own = not settings or has_tokenizer(place, commit)
+    if own:
+        return _load_own_tokenizer(name, revision)
+    base, revision = _base(name, settings)
+    with _told_as_base(base, name):
+        return _load_own_tokenizer(base, revision)
+
+
+def load_model(name: str, *, revision: str = "main", dropout: float | None = None) -> Any:
+    """A causal language model in fp32, in evaluation mode: from a folder, `gpt2-mini` or the hub.
+
+    Of a LoRA adapter it is the model that the adapter belongs to, with the adapter added to its
+    weights, for which `peft` must be installed. Only safetensors are read, and no code that comes
+    with a model is run: a type that `transformers` knows is loaded without it. `dropout` sets all
+    its dropout probabilities. Raises `FileNotFoundError`, `HubUnavailableError`, or `ValueError` if
+    it is no causal language model, wants what is refused, or tensors are missing.
+    """
+    name = located(name)
+    with loading("model", name, revision) as (place, commit):
+        settings = adapter_settings(place, commit)
+    if not settings:
+        return _load_whole(name, revision, dropout)
+    check_peft(f"the adapter {name}")
+    base, base_revision = _base(name, settings)
+    with _told_as_base(base, name):
+        model = _load_whole(base, base_revision, dropout)
+    with loading("adapter", name, revision) as (place, commit):
+        merge_saved(model, settings, adapter_weights(place, commit))
+    _freeze_what_is_not_trained(model)  # the others are trained again
+    return model
+
+
+def is_adapter(name: str, *, revision: str = "main") -> bool:
+    """Whether a model of that name is an adapter of another."""
+    with loading("model", located(name), revision) as (place, commit):
+        return bool(adapter_settings(place, commit))
+
+
+def _base(name: str, settings: dict[str, Any]) -> tuple[str, str]:
+    """The model that an adapter belongs to, and its revision.
+
+    A relative path counts from the current folder, as in `peft`, or else from that of the adapter.
+    """
+    base = located(settings["base_model_name_or_path"])
+    beside = os.path.join(name, base)
+    found = beside if not os.path.isdir(base) and os.path.isdir(beside) else base
+    return found, settings.get("revision") or "main"
+
+
+@contextlib.contextmanager
+def _told_as_base(base: str, adapter: str) -> Iterator[None]:
+    """Errors in here say for which adapter the model is needed."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{adapter} is an adapter of the model {base}: {error}") from error
+
+
+def _load_own_tokenizer(name: str, revision: str) -> Any:
+    """The tokenizer that is there itself."""
     with loading("tokenizer", name, revision) as (place, commit):
         check_tokenizer(place, commit)
         tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
@@ -48,15 +117,8 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Any:
     return tokenizer
 
 
-def load_model(name: str, *, revision: str = "main", dropout: float | None = None) -> Any:
-    """A causal language model in fp32, in evaluation mode: from a folder, `gpt2-mini` or the hub.
-
-    Only safetensors are read, and no code that comes with a model is run: a type that
-    `transformers` knows is loaded without it. `dropout` sets all its dropout probabilities. Raises
-    `FileNotFoundError`, `HubUnavailableError`, or `ValueError` if it is no causal language model,
-    wants what is refused, or tensors are missing.
-    """
-    name = located(name)
+def _load_whole(name: str, revision: str, dropout: float | None) -> Any:
+    """A model whose weights are all there."""
     with loading("model", name, revision) as (place, commit):
         check_model(place, commit)
         config: Any = AutoConfig.from_pretrained(place, revision=commit, trust_remote_code=False)

@@ -20,6 +20,7 @@ from ..system.hub import HubUnavailableError, answers, is_offline
 from .probe import attention_implementation
 
 MAX_JSON_BYTES = 64 << 20
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @contextlib.contextmanager
@@ -177,10 +178,42 @@ def saved_class(name: str, revision: str) -> Any:
     return _tokenizer_class(named) if named and settings.get("backend") == "tokenizers" else None
 
 
+def adapter_settings(name: str, revision: str) -> dict[str, Any]:
+    """What adapter_config.json says of an adapter; empty if the name is that of a whole model.
+
+    Raises `ValueError` if it is no LoRA, or names no model that it belongs to.
+    """
+    settings = _json(name, ADAPTER_CONFIG, revision)
+    if not settings:
+        return {}
+    if settings.get("peft_type") != "LORA":
+        raise ValueError(f"it is an adapter of the type {settings.get('peft_type')}, not LORA")
+    base, revision = settings.get("base_model_name_or_path"), settings.get("revision") or "main"
+    if not (base and isinstance(base, str) and isinstance(revision, str)):
+        raise ValueError(f"its {ADAPTER_CONFIG} names no model (base_model_name_or_path), add it")
+    return settings
+
+
+def adapter_weights(name: str, revision: str) -> Path:
+    """The file of an adapter's weights. Raises `ValueError` if they are not safetensors."""
+    path = Path(name) / ADAPTER_WEIGHTS
+    if not os.path.isdir(name):
+        with contextlib.suppress(EntryNotFoundError):
+            path = Path(huggingface_hub.hf_hub_download(name, ADAPTER_WEIGHTS, revision=revision))
+    if not path.is_file():
+        raise ValueError(f"it is an adapter without {ADAPTER_WEIGHTS}, no other file is read")
+    return path
+
+
+def has_tokenizer(name: str, revision: str) -> bool:
+    """Whether a tokenizer is there; many an adapter has none, and needs that of its model."""
+    return bool(_json(name, "tokenizer_config.json", revision))
+
+
 def check_model(name: str, revision: str) -> None:
     """Refuse weights that are not safetensors in the model's folder: its JSON may name any file."""
-    if _json(name, "adapter_config.json", revision):
-        raise ValueError("it is an adapter (adapter_config.json), merge it into its model first")
+    if _json(name, ADAPTER_CONFIG, revision):
+        raise ValueError(f"it is an adapter ({ADAPTER_CONFIG}), merge it into its model first")
     if any(Path(name).glob("shard-*.safetensors")):
         raise ValueError("it holds shard-*.safetensors of a distributed run, consolidate them")
     _json(name, "generation_config.json", revision)

@@ -21,17 +21,16 @@ from ..data.corpus import texts_of
 from ..generation.text import add_end_tokens
 from ..kernels.accelerate import accelerate, compile_blocks
 from ..loop import TrainState
-from ..models import loading, probe
+from ..models import adapters, loading, probe
 from ..optim import build_optimizer, lr_at
 from ..parallel import processes
 from ..parallel.sharding import shard
 from ..precision import Precision, resolve_device, resolve_precision
 from .recipe import settings_of
 from .texts import Cutter, open_texts
+from .trained_parts import choose_what_is_trained, default_rate, refuse_another_base
 
 MIN_VOCAB_SIZE = 257  # the least a byte-level tokenizer has
-DEFAULT_LEARNING_RATE = 5e-5  # the Trainer's
-ADAFACTOR_LEARNING_RATE = 1e-3
 
 
 @dataclass
@@ -51,6 +50,8 @@ class Run:
     """How its texts are cut, and whether in packed blocks no document is context for another."""
     notes: list[str]
     """What is to be said of the texts, besides how many they are."""
+    base: str | None = None
+    """Fingerprint of the model under a LoRA adapter, whose weights no checkpoint holds."""
     saved_step: int = -1
     """Step of the newest checkpoint this process saved or loaded."""
 
@@ -67,6 +68,7 @@ class Run:
             "steps": self.max_steps,
             "keep_apart": self.cut.keep_apart,
             "order": self.data.order,
+            **({"base": self.base} if self.base else {}),
         }
 
     def divide_micro_batches(self, size: int) -> None:
@@ -83,6 +85,12 @@ class Run:
             per_device_train_batch_size=size,
             micro_batches_per_step=config.micro_batches_per_step * parts,
         )
+
+    def finished(self) -> TrainState:
+        """The state whose model is put into the folder at the end: with merge_lora, merged."""
+        if not self.config.merge_lora:
+            return self.state
+        return dataclasses.replace(self.state, model=adapters.merged(self.state.model))
 
     def loop_settings(self) -> dict[str, Any]:
         """How `loop.train` is to train it."""
@@ -111,13 +119,19 @@ class Run:
 def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     """Corpus, tokenizer, model, optimizer and data of a run, at step 0.
 
-    With a checkpoint, tokenizer and weights are read from there: the original may be gone.
+    With a checkpoint, tokenizer and weights are read from there: the original may be gone, unless
+    it is the model under a LoRA adapter.
     """
+    if config.lora_r:
+        adapters.check_peft("--lora_r")
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     with processes.first_on_its_machine():
         texts = open_texts(config, checkpoint)
         tokenizer, model = _tokenizer_and_model(config, texts.documents, checkpoint)
+    base = adapters.fingerprint(model) if config.lora_r else None
+    refuse_another_base(config, base, checkpoint)
+    config = choose_what_is_trained(config, model)
     block_size = config.block_size or min(512, probe.window(model) or 512)
     probe.check_fit(model, tokenizer, block_size)
     threads = torch.get_num_threads() if device.type == "cpu" else None
@@ -130,7 +144,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:
         keep_apart = config.packing and probe.keeps_documents_apart(model)
-    rate = _default_rate(config, model) if config.learning_rate is None else config.learning_rate
+    rate = default_rate(config, model) if config.learning_rate is None else config.learning_rate
     config = dataclasses.replace(config, learning_rate=rate)
     _prepare_model(config, model, device)
 
@@ -158,7 +172,9 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     state = first_state(config, model, precision)
     max_steps = _max_steps(config, len(data))
     digests = (digest, held_out_digest)
-    run = Run(config, state, tokenizer, data, held_out, max_steps, digests, cut, [*texts.notes])
+    run = Run(
+        config, state, tokenizer, data, held_out, max_steps, digests, cut, [*texts.notes], base
+    )
     if run.has_chats:
         _prepare_for_chats(run)
     return run
@@ -214,14 +230,6 @@ def _with_micro_batches(config: TrainConfig, earlier: Mapping[str, Any]) -> Trai
     return dataclasses.replace(config, per_device_train_batch_size=size, micro_batches_per_step=n)
 
 
-def _default_rate(config: TrainConfig, model: Any) -> float:
-    """For AdamW the learning rate that the model's configuration recommends, else the Trainer's."""
-    if config.optimizer == "adafactor":
-        return ADAFACTOR_LEARNING_RATE
-    rate = getattr(model.config, "recommended_learning_rate", None)
-    return rate if isinstance(rate, float) and 0 < rate < 1 else DEFAULT_LEARNING_RATE
-
-
 def _prepare_model(config: TrainConfig, model: Any, device: torch.device) -> None:
     """Bring a model to the device, ready to be trained as the configuration has it."""
     if config.gradient_checkpointing:
@@ -253,12 +261,12 @@ def _tokenizer_and_model(
     config: TrainConfig, documents: Callable[[], Any], checkpoint: Path | None
 ) -> tuple[Any, Any]:
     """Loaded from the checkpoint, loaded by name, or new."""
-    if checkpoint:
+    if checkpoint and not config.lora_r:
         tokenizer = loading.load_tokenizer(str(checkpoint))
         return tokenizer, loading.load_model(str(checkpoint), dropout=config.dropout)
     if config.loaded_model:
         name, revision = config.loaded_model, config.model_revision
-        tokenizer_name = config.tokenizer_name or name
+        tokenizer_name = str(checkpoint or config.tokenizer_name or name)
         tokenizer_revision = revision if tokenizer_name == name else "main"
         tokenizer = loading.load_tokenizer(tokenizer_name, revision=tokenizer_revision)
         return tokenizer, loading.load_model(name, revision=revision, dropout=config.dropout)

@@ -42,7 +42,7 @@ def put_in_place(
             checkpoints.load_checkpoint(path, run.state)
 
     def finished() -> str:
-        checkpoints.save_finished(output_dir, run.state, tokenizer=run.tokenizer)
+        checkpoints.save_finished(output_dir, run.finished(), tokenizer=run.tokenizer)
         return "saved"
 
     save(finished)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..checkpoint import checkpoints
+from ..checkpoint import checkpoints, model_files
 from ..config import TrainConfig
 from ..data.batches import Blocks, Rows
 from ..data.collate import IGNORED
@@ -150,6 +150,8 @@ def about_disk(run: Run) -> dict[str, int]:
     place = Path(run.config.output_dir).absolute()
     there = next(path for path in (place, *place.parents) if os.path.lexists(path))
     model = sum(p.numel() * p.element_size() for p in run.state.model.parameters())
+    if run.base and not run.config.merge_lora:
+        model = model_files.n_bytes(run.state.model)  # the adapter
     free = durable.free_bytes(there)
     return {"checkpoint": one, "checkpoints_at_once": n, "all": n * one + model, "free": free}
 
@@ -250,4 +252,5 @@ def first_sample(run: Run) -> str:
 
 def _size(n: float) -> str:
     """Bytes in words."""
-    return f"{n / 2**30:,.2f} GiB" if n >= 2**30 else f"{n / 2**20:,.0f} MiB"
+    mib = n / 2**20
+    return f"{mib / 1024:,.2f} GiB" if mib >= 1024 else f"{mib:,.{0 if mib >= 10 else 1}f} MiB"

@@ -19,7 +19,7 @@ from ..checkpoint.folders import (
     is_finished,
     recorded_run,
 )
-from ..checkpoint.manifest import MODEL_FILES, verify_checkpoint
+from ..checkpoint.manifest import ADAPTER_FILES, MODEL_FILES, verify_checkpoint
 from ..config import TrainConfig
 from ..system.terminal import print_line
 from .build import Run
@@ -88,7 +88,7 @@ def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
         raise ValueError(f"--output_dir {output_dir} holds an unfinished run, {ways}")
     settings = output_dir / SETTINGS_FILE
     ours = settings.is_file() and settings.read_bytes().startswith(HEADER.encode())
-    for name in (*MODEL_FILES, *(() if ours else (SETTINGS_FILE,))):
+    for name in (*MODEL_FILES, *ADAPTER_FILES, *(() if ours else (SETTINGS_FILE,))):
         if (output_dir / name).exists():
             raise ValueError(
                 f"--output_dir {output_dir} holds a {name} that is not of a run, name another "
@@ -103,6 +103,9 @@ def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
     # What earlier versions did not record: one knew one process, and all of them AdamW alone.
     n = then.get("gradient_accumulation_steps")
     before = {"micro_batches_per_step": n, "fixed_sum_order": False, "optimizer": "adamw"}
+    whole = TrainConfig()  # and all weights were trained
+    for name in ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "freeze"):
+        before[name] = getattr(whole, name)
     then = {**before, **then}
     changes = changed_settings(then, record["config"])
     if saved.get("data") != record["data"]:

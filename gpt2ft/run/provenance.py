@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 
 from .. import __version__
 from ..checkpoint.divided import is_divided
 from ..checkpoint.folders import finished_weights
 from ..config import TrainConfig
 from ..evaluation.run_folder import RUN_FILE, read_object
+from ..models.adapters import fingerprint
 from ..parallel import processes
 from ..settings import field_types, names_where
 from ..system import durable
@@ -129,11 +129,7 @@ def weights_hash(run: Run) -> str | None:
     """xxh3 of all weights in their order; None if they are divided among processes."""
     if is_divided(run.state.model):
         return None
-    digest = xxhash.xxh3_128()
-    for tensor in run.state.model.parameters():
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return fingerprint(run.state.model)
 
 
 def _processor() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..checkpoint import checkpoints
 from ..checkpoint.folders import checkpoint_folders, recorded_run, step_of
-from ..checkpoint.manifest import MODEL_FILES, CheckpointError, verify_checkpoint
+from ..checkpoint.manifest import ADAPTER_FILES, MODEL_FILES, CheckpointError, verify_checkpoint
 from ..config import TrainConfig
 from ..evaluation.records import METRICS, SAMPLES, copy_records, read_records
 from ..loop import StepResult, train
@@ -34,11 +34,11 @@ def rewind(folder: Path, step: int, target: Path, *, stop: Stop) -> int:
 
     Raises `ValueError` if that cannot be, `Stopped` if a signal comes.
     """
-    if any((target / name).exists() for name in MODEL_FILES):
+    if any((target / name).exists() for name in (*MODEL_FILES, *ADAPTER_FILES)):
         raise ValueError(f"{target} holds a model already, name another folder with -o")
     run = run_at(folder, step, output_dir=target, stop=stop)
     durable.make_folder(target)
-    checkpoints.save_finished(target, run.state, tokenizer=run.tokenizer)
+    checkpoints.save_finished(target, run.finished(), tokenizer=run.tokenizer)
     print_line(f"the model of step {step} is in {target}")
     print_line(f"generate: python generate.py -i --model_name_or_path {shlex.quote(str(target))}")
     return 0

@@ -29,7 +29,7 @@ def description(run: Run) -> str:
     """Model and data of a run, in two lines."""
     config = run.config
     name = config.loaded_model or f"new {config.model_type}"
-    precision, parameters = run.state.precision, run.state.model.parameters()
+    precision = run.state.precision
     threads = f", {torch.get_num_threads()} threads" if precision.device.type == "cpu" else ""
     n = processes.size()
     divided = "divided among " if n > 1 and config.fsdp else ""
@@ -48,8 +48,8 @@ def description(run: Run) -> str:
     notes = run.notes + _duplicates(samples)
     return "\n".join(
         [
-            f"model  {name}: {sum(p.numel() for p in parameters):,} parameters, "
-            f"{precision.name} on {precision.device}{threads}{together_with}",
+            f"model  {name}: {_parameters(run)}, {precision.name} on"
+            f" {precision.device}{threads}{together_with}",
             f"data   {source}: {_amount(samples)} to train on{evaluated}; {pad}{note}",
             *(f"       {line}" for line in _corpora_lines(run)),
             *(f"note: {each}" for each in notes),
@@ -92,6 +92,21 @@ def _corpora_lines(run: Run) -> list[str]:
         f"{each['samples']:,} {_kind(part)}"
         for each, part, n in zip(corpora(run), getattr(samples, "parts", ()), draws, strict=True)
     ]
+
+
+def _parameters(run: Run) -> str:
+    """How many parameters the model has, and if not all, how many of them are trained."""
+    sizes = [(p.numel(), p.requires_grad) for p in run.state.model.parameters()]
+    n, trained = (
+        sum(size for size, _ in sizes),
+        sum(size for size, is_trained in sizes if is_trained),
+    )
+    if n == trained:
+        return f"{n:,} parameters"
+    config = run.config
+    where = ", ".join(config.lora_target_modules)
+    how = f" by LoRA of rank {config.lora_r} at {where}" if config.lora_r else ""
+    return f"{trained:,} of {n:,} parameters ({trained / n:.2%}) are trained{how}"
 
 
 def _amount(samples: Any) -> str:

@@ -126,6 +126,24 @@ NO_SPECIAL_TOKENS = changed(
 )
 
 
+def adapter(base, **settings):
+    """A LoRA adapter of that base, in the folder `adapter`, with a tokenizer."""
+
+    def make(place):
+        path = place / "adapter"
+        path.mkdir()
+        byte_tokenizer().save_pretrained(path)
+        content = {"peft_type": "LORA", "r": 2, "fan_in_fan_out": True, **settings}
+        content["base_model_name_or_path"] = base
+        (path / "adapter_config.json").write_text(json.dumps(content))
+        layer = "base_model.model.transformer.h.0.attn.c_attn"
+        matrices = {"A": torch.zeros(2, 32), "B": torch.zeros(96, 2)}
+        weights = {f"{layer}.lora_{side}.weight": t for side, t in matrices.items()}
+        save_file(weights, path / "adapter_model.safetensors")
+
+    return make
+
+
 def in_use(place):
     """Another process holds the lock."""
     (place / "out").mkdir()
@@ -185,6 +203,10 @@ def no_memory():
     original = transformers.GPT2Model.forward
     transformers.GPT2Model.forward = forward
     memory.available_bytes = lambda: None
+
+
+def no_peft():
+    sys.modules["peft"] = None  # as if it were not installed
 
 
 def no_labels():

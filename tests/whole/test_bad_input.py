@@ -23,6 +23,7 @@ from tests.support.damage import (
     a_newer_format,
     a_small_machine,
     a_vocabulary_with_a_hole,
+    adapter,
     all_of,
     an_empty_hub,
     changed,
@@ -34,6 +35,7 @@ from tests.support.damage import (
     linked,
     no_labels,
     no_memory,
+    no_peft,
     no_privileges,
     no_reader,
     no_space,
@@ -119,6 +121,14 @@ TRAIN_USAGE = {
     "--adam_epsilon 1e-46": "--adam_epsilon is 1e-46, give a number >= 1e-30",  # 0 in fp32
     "--adam_epsilon inf": "--adam_epsilon is inf, give a number <= 1",
     "--dropout 1": "--dropout is 1.0, give a number < 1",
+    "--lora_r 0": "--lora_r is 0, give a number >= 1",
+    "--lora_r 4 --lora_alpha 0": "--lora_alpha is 0, give a number >= 1",
+    "--lora_r 4 --lora_dropout 1": "--lora_dropout is 1.0, give a number < 1",
+    "--lora_r 4 --fsdp": "--lora_r cannot be divided among processes yet, leave out --fsdp",
+    "--lora_alpha 8": "--lora_alpha is for a LoRA adapter, add --lora_r 8",
+    "--lora_dropout 0.1": "--lora_dropout is for a LoRA adapter, add --lora_r 8",
+    "--lora_target_modules c_attn": "--lora_target_modules is for a LoRA adapter, add --lora_r 8",
+    "--merge_lora": "--merge_lora is for a LoRA adapter, add --lora_r 8",
     "--warmup_steps -1": "--warmup_steps is -1, give a number >= 0",
     "--warmup_ratio 1": "--warmup_ratio is 1.0, give a number < 1",
     "--max_steps 0": "--max_steps is 0, give a number >= 1",
@@ -658,6 +668,55 @@ MODELS = [
         folder("empty"),
     ),
     Row(
+        "LoRA of a new model",
+        f"{NEW} gpt2 --lora_r 4",
+        "--lora_r adapts a model that is trained already, and --model_type makes a new one, leave "
+        "one of them out",
+        status=2,
+    ),
+    Row(
+        "LoRA at layers that are not there",
+        f"{TRAIN} --lora_r 4 --lora_target_modules q_proj",
+        "--lora_target_modules q_proj names no linear layer of GPT2LMHeadModel, there are c_attn, "
+        "c_proj, c_fc, lm_head",
+    ),
+    Row(
+        "LoRA at a tied head",
+        f"{TRAIN} --lora_r 4 --lora_target_modules lm_head",
+        "--lora_target_modules names lm_head, whose weight is tied to the embedding or another "
+        "layer, leave it out",
+    ),
+    Row(
+        "LoRA without peft",
+        f"{TRAIN} --lora_r 4",
+        "--lora_r needs a library: pip install 'gpt2ft[lora]'",
+        inside=no_peft,
+    ),
+    Row(
+        "LoRA of an adapter",
+        f"{TRAIN} --lora_r 4 --model_name_or_path adapter",
+        "--lora_r needs a whole model, and adapter is an adapter itself: make a whole one of it "
+        "first, by --output_dir RUN --resume --merge_lora",
+        adapter("model"),
+    ),
+    Row(
+        "adapter of a model that is gone",
+        f"{TRAIN} --model_name_or_path adapter",
+        "adapter is an adapter of the model ./gone: no folder PLACE/gone",
+        adapter("./gone"),
+    ),
+    Row(
+        "nothing to freeze",
+        f"{TRAIN} --freeze nonsense",
+        "--freeze nonsense fits no parameter that is trained, there are transformer.wte.weight, "
+        "transformer.wpe.weight, ...",
+    ),
+    Row(
+        "everything frozen",
+        f"{TRAIN} --freeze '*'",
+        "--freeze * leaves nothing to train, name less",
+    ),
+    Row(
         "config.json is no JSON",
         TRAIN,
         "... PLACE/model cannot be loaded, ...config.json...",
@@ -1067,6 +1126,25 @@ GENERATED = [
     Row("no CUDA", f"{ASK} --device cuda", "--device cuda is not there, use auto or cpu"),
     Row("unknown model", f"{ASK} {MODEL}-x", f"model-x {NO_HUB}..."),
     Row("no such folder", f"{ASK} --model_name_or_path ./mdoel", "no folder .../mdoel"),
+    Row(
+        "adapter of a model that is gone",
+        f"{ASK} --model_name_or_path adapter",
+        "adapter is an adapter of the model ./gone: no folder PLACE/gone",
+        adapter("./gone"),
+    ),
+    Row(
+        "adapter of another kind",
+        f"{ASK} --model_name_or_path adapter",
+        "tokenizer PLACE/adapter cannot be loaded, it is an adapter of the type IA3, not LORA",
+        adapter("model", peft_type="IA3"),
+    ),
+    Row(
+        "adapter as a pickle",
+        f"{ASK} --model_name_or_path adapter",
+        "adapter PLACE/adapter cannot be loaded, it is an adapter without "
+        "adapter_model.safetensors, no other file is read",
+        all_of(adapter("model"), removed("adapter/adapter_model.safetensors")),
+    ),
     Row(
         "weights cut off",
         ASK,

@@ -381,6 +381,30 @@ def test_a_revision_can_be_pinned(on_hub):
     assert gpt2ft.load_tokenizer(on_hub, revision="a" * 40)
 
 
+def test_an_adapter_on_the_hub_finds_its_model_there(on_hub, tmp_path):
+    """Its settings name the commit of the model."""
+    layer = "base_model.model.transformer.h.0.attn.c_attn"
+    matrices = {"A": torch.ones(2, 32), "B": torch.ones(96, 2)}
+    save_file(
+        {f"{layer}.lora_{side}.weight": t for side, t in matrices.items()},
+        tmp_path / "adapter_model.safetensors",
+    )
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "fan_in_fan_out": True}
+    edit(
+        tmp_path / "adapter_config.json",
+        **settings,
+        base_model_name_or_path=on_hub,
+        revision="a" * 40,
+    )
+    put_on_hub("foreign/adapter", tmp_path, "d" * 40)
+    base = gpt2ft.load_model(on_hub, revision="a" * 40).state_dict()
+    found = gpt2ft.load_model("foreign/adapter").state_dict()
+    name = "transformer.h.0.attn.c_attn.weight"
+    torch.testing.assert_close(found.pop(name), base.pop(name) + 4)  # 4 / 2 times two ones
+    assert all(torch.equal(tensor, base[name]) for name, tensor in found.items())
+    assert gpt2ft.load_tokenizer("foreign/adapter")("a")["input_ids"]
+
+
 def test_on_the_hub_the_same_is_refused(on_hub, model_folder, marker, monkeypatch):
     add_code(model_folder, marker)
     pickled(model_folder, marker)
