@@ -10,6 +10,7 @@ import io
 import lzma
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,10 @@ def unpack(path: str, target: str) -> None:
 
 
 def _open_zst(path: str) -> Any:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+
+        return zstd.open(path)
     try:
         from backports import zstd
     except ModuleNotFoundError as error:

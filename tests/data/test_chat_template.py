@@ -1,5 +1,4 @@
-"""Six chat templates, written from their published description: pytest
-tests/data/test_chat_template.py
+"""Six chat templates, from their published description: pytest tests/data/test_chat_template.py
 
 A brute force decides what the mask must be: what a model is shown is written and tokenized for each
 answer, without looking at the text of the whole.
