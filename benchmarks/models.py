@@ -8,7 +8,6 @@ table, and says what the columns mean.
 """
 
 import contextlib
-import dataclasses
 import io
 import itertools
 import random
@@ -29,6 +28,7 @@ from gpt2ft.generation.kv_cache import Prefix
 from gpt2ft.generation.ready_model import make_ready
 from gpt2ft.kernels.packed_linear import PackedLinear
 from gpt2ft.models import probe
+from gpt2ft.models.adapters import default_targets
 from gpt2ft.precision import Precision
 from gpt2ft.run.verify_resume import verify_resume
 from gpt2ft.system.terminal import silence_libraries
@@ -276,13 +276,14 @@ def _generated(model: Any, prompt: list[int], n: int) -> list[int]:
 
 
 def lora(subject: Subject) -> str:
-    """Whether LoRA resumes exactly, and the modules that peft adapts where none are named."""
-    from peft.utils import constants
-
-    known = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-    names = known.get(subject.model().config.model_type)
-    modules = ", ".join(f"`{name}`" for name in sorted(names)) if names else "all linear ones"
-    return f"{_yes(_resumes_exactly(subject, lora_r=4))}: {modules}"
+    """Whether LoRA resumes exactly, and the layers that are adapted where none are named."""
+    model = subject.model()
+    names = ", ".join(f"`{name}`" for name in sorted(default_targets(model)))
+    with tempfile.TemporaryDirectory() as folder:  # an adapter needs a model that has a name
+        model.save_pretrained(folder)
+        subject.tokenizer.save_pretrained(folder)
+        saved = Subject(subject.name, {"model_name_or_path": folder})
+        return f"{_yes(_resumes_exactly(saved, lora_r=4))}: {names}"
 
 
 def _yes(it_is: bool) -> str:
@@ -298,9 +299,8 @@ COLUMNS: dict[str, Callable[[Subject], str]] = {
     "exact resume": exact_resume,
     "bf16 trains": bf16_trains,
     "greedy text of transformers": greedy,
+    "LoRA": lora,
 }
-if "lora_r" in {field.name for field in dataclasses.fields(TrainConfig)}:
-    COLUMNS["LoRA"] = lora
 
 
 def header() -> str:

@@ -37,6 +37,8 @@ UNDERSTOOD = {
 # Other ways to begin change the weights of the model itself.
 PLAIN_BEGINNINGS = (None, True, False, "gaussian", "orthogonal", "eva")
 TENSOR = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
+MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+NOT_IN_MAMBA = {"out_proj", "conv1d"}  # whose kernels go past an adapter: peft refuses them
 
 
 def check_peft(what: str) -> None:
@@ -92,7 +94,8 @@ def default_targets(model: Any) -> list[str]:
     if isinstance(known, list) and any(_is_named(name, known) for name in layers):
         return sorted(name for name in known if any(_is_named(n, [name]) for n in layers))
     head = model.get_output_embeddings()
-    return sorted(_last_names(name for name, layer in layers.items() if layer is not head))
+    names = _last_names(name for name, layer in layers.items() if layer is not head)
+    return sorted({*names} - (NOT_IN_MAMBA if model.config.model_type in MAMBA else set()))
 
 
 def note_base(model: Any, name: str, revision: str) -> None:

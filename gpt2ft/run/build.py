@@ -18,6 +18,7 @@ from ..data.batches import Batches
 from ..data.chat_template import PLAIN_TEMPLATE, is_cut_by_turns, stop_tokens
 from ..data.collate import CausalLMCollator
 from ..data.corpus import texts_of
+from ..data.mixture import Mixture
 from ..generation.text import add_end_tokens
 from ..kernels.accelerate import accelerate, compile_blocks
 from ..loop import TrainState
@@ -57,8 +58,10 @@ class Run:
 
     @property
     def has_chats(self) -> bool:
-        """Whether what is learned are answers in conversations."""
-        return "labels" in self.data.samples[0]
+        """Whether conversations are learned, alone or beside texts."""
+        samples: Any = self.data.samples
+        parts = samples.parts if isinstance(samples, Mixture) else [samples]
+        return any("labels" in part[0] for part in parts)
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint records: to refuse changed settings or data, and to rebuild the run."""

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,20 +173,24 @@ def chosen_prompts(run: Run) -> Sequence[Prompt]:
     for named in run.config.sample_prompts:
         found += read_prompts(named) if os.path.isfile(named) else [Prompt(named)]
     if run.has_chats:
-        found = _questions(run, found)
-    elif not found:
-        ids = (run.held_out or run.data).samples[0]["input_ids"][:SAMPLE_PROMPT_TOKENS]
-        found = [Prompt(run.tokenizer.decode(ids, skip_special_tokens=True))]
+        found = [_question(run, prompt) for prompt in found]
+    if not found:
+        found = [_beginning(run)]
     seed = run.config.seed
     return [p if p.seed is not None else p._replace(seed=seed) for p in found]
 
 
-def _questions(run: Run, named: Sequence[Prompt]) -> list[Prompt]:
-    """What the model is shown before an answer: to each of these, else to the first held out."""
-    decode = partial(run.tokenizer.decode, skip_special_tokens=True)
-    if named:
-        shown = [question_ids(run.tokenizer, [user_message(p.text)]) for p in named]
-        return [Prompt(decode(i), p.seed, tuple(i)) for p, i in zip(named, shown, strict=True)]
+def _question(run: Run, prompt: Prompt) -> Prompt:
+    """What a model is shown before it answers the prompt."""
+    ids = question_ids(run.tokenizer, [user_message(prompt.text)])
+    return Prompt(run.tokenizer.decode(ids, skip_special_tokens=True), prompt.seed, tuple(ids))
+
+
+def _beginning(run: Run) -> Prompt:
+    """The beginning of the first sample: what comes before an answer, else some tokens."""
     sample = (run.held_out or run.data).samples[0]
+    if "labels" not in sample:
+        ids = sample["input_ids"][:SAMPLE_PROMPT_TOKENS]
+        return Prompt(run.tokenizer.decode(ids, skip_special_tokens=True))
     ids = sample["input_ids"][: int((sample["labels"] != IGNORED).argmax())].tolist()
-    return [Prompt(decode(ids), None, tuple(ids))]
+    return Prompt(run.tokenizer.decode(ids, skip_special_tokens=True), None, tuple(ids))

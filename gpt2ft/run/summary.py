@@ -153,10 +153,11 @@ def sample_line(record: Mapping[str, Any]) -> str:
 
 def run_card(run: Run, before: Score | None, after: Score) -> Card:
     """The card that closes a run: the model before training, and the one that it leaves."""
+    chats = run.held_out is not None and "labels" in run.held_out.samples[0]
     return Card(
         after,
         before,
-        protocol=run.cut.protocol(chats=run.has_chats),
+        protocol=run.cut.protocol(chats=chats),
         model_name="after",
         baseline_name="before",
     )

@@ -18,7 +18,7 @@ from gpt2ft.data.chat_template import (
     stop_tokens,
     turns,
 )
-from tests.support.chats import TEMPLATES, as_rows, chat_tokenizer
+from tests.support.chats import LLAMA_3_WORDS, TEMPLATES, as_rows, chat_tokenizer
 from tests.support.tiny import byte_tokenizer
 
 TALK = [
@@ -95,6 +95,12 @@ def test_conversations_that_are_cut_by_turns(name):
     assert len(stored(tokenizer, talk)) == (2 if name in BY_TURNS else 1)
     trims = name in ("gemma-3", "mistral")  # else the line end before it and the spaces are one
     assert len(stored(tokenizer, TALK)) == (1 if trims else 2)
+
+
+def test_llama_3_with_words_cut_as_its_own_tokenizer_does():
+    tokenizer = chat_tokenizer("llama-3")
+    tokenizer.backend_tokenizer.pre_tokenizer = LLAMA_3_WORDS
+    assert not is_cut_by_turns(tokenizer)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -112,3 +112,11 @@ def test_held_out_texts_and_conversations_together_are_refused(settings, chats, 
     weights = [f"{own_text}:3", f"{chats}:1"]
     with pytest.raises(ValueError, match="hold both texts and conversations"):
         build(TrainConfig(**{**settings, "train_file": weights}))
+
+
+def test_texts_and_conversations_with_weights(settings, chats, own_text):
+    weights = [f"{own_text}:3", f"{chats}:1"]
+    run = build(TrainConfig(**{**settings, "train_file": weights, "validation_file": [own_text]}))
+    assert run.has_chats and run.tokenizer.chat_template
+    (default,) = chosen_prompts(run)  # the beginning of the held-out text, which is no chat
+    assert default.ids is None and default.text
