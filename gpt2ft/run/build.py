@@ -15,11 +15,9 @@ from ..checkpoint.divided import check_names
 from ..checkpoint.folders import recorded_run
 from ..config import TrainConfig
 from ..data.batches import Batches
-from ..data.chat_template import PLAIN_TEMPLATE, is_cut_by_turns, stop_tokens
 from ..data.collate import CausalLMCollator
 from ..data.corpus import texts_of
 from ..data.mixture import Mixture
-from ..generation.text import add_end_tokens
 from ..kernels.accelerate import accelerate, compile_blocks
 from ..loop import TrainState
 from ..models import adapters, loading, probe
@@ -27,6 +25,7 @@ from ..optim import build_optimizer, lr_at
 from ..parallel import processes
 from ..parallel.sharding import shard
 from ..precision import Precision, resolve_device, resolve_precision
+from .chats import prepare_for_chats
 from .recipe import settings_of
 from .texts import Cutter, open_texts
 from .trained_parts import choose_what_is_trained, default_rate, refuse_another_base
@@ -179,7 +178,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         config, state, tokenizer, data, held_out, max_steps, digests, cut, [*texts.notes], base
     )
     if run.has_chats:
-        _prepare_for_chats(run)
+        run.notes += prepare_for_chats(model, tokenizer)
     return run
 
 
@@ -195,23 +194,6 @@ def first_state(config: TrainConfig, model: Any, precision: Precision) -> TrainS
         epsilon=config.adam_epsilon,
     )
     return TrainState.create(model, optimizer, precision=precision, seed=config.seed)
-
-
-def _prepare_for_chats(run: Run) -> None:
-    """Let the model end its texts where an answer ends; say what is to be known of the template."""
-    stops = stop_tokens(run.tokenizer)
-    add_end_tokens(run.state.model, stops)
-    if run.tokenizer.chat_template == PLAIN_TEMPLATE:
-        run.notes.append(
-            "the model has no chat template, and gets a plain one: ### User:, ### Assistant:"
-        )
-    if is_cut_by_turns(run.tokenizer):
-        run.notes.append(
-            "the chat template writes earlier turns otherwise than the last one, or the tokenizer "
-            "cuts them otherwise: each answer is a text of its own"
-        )
-    if not stops:
-        run.notes.append("the chat template ends an answer with no special token")
 
 
 def _with_micro_batches(config: TrainConfig, earlier: Mapping[str, Any]) -> TrainConfig:

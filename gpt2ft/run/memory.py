@@ -13,7 +13,7 @@ from ..data.batches import Blocks, Rows
 from ..guards import undisturbed
 from ..loop import StepResult
 from ..loss import causal_lm_loss
-from ..models.probe import plain_head
+from ..models.probe import blocks, plain_head
 from ..optim import state_bytes
 from ..parallel import processes
 from ..system.memory import available_bytes
@@ -32,12 +32,28 @@ def check_memory(run: Run) -> None:
     have = available_bytes()
     if run.state.precision.device.type != "cpu" or have is None:
         return
+    if 2 * processes.local_size() * most_bytes(run) < have:  # known at once
+        return
     need = processes.local_size() * bytes_needed(run)
     if need > have:
         raise MemoryError(
             f"a step needs {(need >> 20) + 1} MiB more than the model itself, and this machine has "
             f"{have >> 20} MiB left: {less_memory(run)}"
         )
+
+
+def most_bytes(run: Run) -> int:
+    """More than any step takes in this process, besides the model: a generous guess, in bytes.
+
+    A hundred numbers for each token, channel and block, the scores of 32 heads, and the logits.
+    """
+    model, config = run.state.model, run.config
+    assert config.block_size
+    n_tokens, n_blocks = largest_micro_batch(run), len(blocks(model))
+    vocabulary, channels = model.get_input_embeddings().weight.shape  # type: ignore[operator]
+    each = n_blocks * (100 * channels + 32 * config.block_size) + 3 * vocabulary
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return int(4 * n_tokens * each + 6 * parameters + state_bytes(run.state.optimizer))
 
 
 def bytes_needed(run: Run) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ..data.batches import Batches
-from ..data.chat_template import question_ids, user_message
 from ..data.collate import IGNORED
 from ..data.prompts import Prompt, read_prompts
 from ..evaluation.records import METRICS, SAMPLES, append_records, copy_records, forget_after
@@ -24,6 +23,7 @@ from ..system.signals import Stop
 from ..system.terminal import bar, print_line
 from . import progress
 from .build import Run
+from .chats import question
 from .provenance import read_run_file
 from .summary import evaluation_line, sample_line
 
@@ -173,17 +173,11 @@ def chosen_prompts(run: Run) -> Sequence[Prompt]:
     for named in run.config.sample_prompts:
         found += read_prompts(named) if os.path.isfile(named) else [Prompt(named)]
     if run.has_chats:
-        found = [_question(run, prompt) for prompt in found]
+        found = [question(run.tokenizer, prompt) for prompt in found]
     if not found:
         found = [_beginning(run)]
     seed = run.config.seed
     return [p if p.seed is not None else p._replace(seed=seed) for p in found]
-
-
-def _question(run: Run, prompt: Prompt) -> Prompt:
-    """What a model is shown before it answers the prompt."""
-    ids = question_ids(run.tokenizer, [user_message(prompt.text)])
-    return Prompt(run.tokenizer.decode(ids, skip_special_tokens=True), prompt.seed, tuple(ids))
 
 
 def _beginning(run: Run) -> Prompt:

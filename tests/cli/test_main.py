@@ -157,7 +157,7 @@ def test_every_meaning_of_a_field_has_a_use():
     [
         (["--evaluation_strategy", "steps"], "--eval_steps"),
         (["--use-cpu"], "--device cpu"),
-        (["--optim=adafactor"], "The command line always uses fused AdamW"),
+        (["--optim=adafactor"], "Use --optimizer adamw"),
         (["--max_seq_length", "128"], "Use --block_size."),
         (["--seed", "1", "--fp16_full_eval", "--block_size", "64"], "--precision fp16"),
         (["--torch_dtype", "auto"], "--precision"),

@@ -181,3 +181,8 @@ def test_a_step_that_surely_does_not_fit_is_refused(settings, tmp_path, monkeypa
     memory.check_memory(run)
     thrifty = build(TrainConfig(**settings, optimizer="adafactor"))
     assert memory.bytes_needed(thrifty) < need - 7 * n
+    most = memory.most_bytes(run)
+    assert most > need  # else too little could be taken for enough
+    monkeypatch.setattr(memory, "bytes_needed", lambda run: pytest.fail("it is known without"))
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2 * most + 1)
+    memory.check_memory(run)
