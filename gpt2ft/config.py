@@ -245,6 +245,8 @@ class TrainConfig:
         if self.prompt_column and self.text_column:
             raise ValueError("--text_column is for texts, leave it out or --prompt_column")
         check_encoding(self.encoding)
+        if self.encoding != "utf-8" and not (self.train_file or self.validation_file):
+            raise ValueError("--encoding is for files, leave it out")
         if self.deduplicate and (self.streaming or self.row_separator == "none"):
             other = "--streaming" if self.streaming else "--row_separator none"
             raise ValueError(f"--deduplicate and {other} exclude each other, leave out one")

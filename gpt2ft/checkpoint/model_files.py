@@ -40,6 +40,8 @@ def _write_adapter(folder: Path, model: Any) -> None:
     named = {f"base_model.model.{n}": t.contiguous() for n, t in tensors.items()}
     durable.write_tensors(folder / ADAPTER_FILES[1], named)
     durable.write_by(model.peft_config[name].save_pretrained, folder)
+    if model.generation_config is not None:  # which names the tokens that end a text
+        durable.write_by(model.generation_config.save_pretrained, folder)
 
 
 def n_bytes(model: torch.nn.Module) -> int:

@@ -9,7 +9,7 @@ from ..data.chat_template import question_ids, user_message
 from ..data.chats import ANSWERS
 from ..generation.config import GenerateConfig
 from ..generation.ready_model import ReadyModel
-from ..generation.text import Continuation, begin
+from ..generation.text import begin
 from ..models.probe import window
 from .session import Session
 
@@ -24,6 +24,7 @@ class ChatSession(Session):
         "commands."
     )
     HINT = 'A line is a question; several lines between two lines of """.'
+    NOTHING_YET = "there is no question yet, ask one"
 
     def __init__(
         self,
@@ -39,8 +40,12 @@ class ChatSession(Session):
 
     def say(self, typed: str) -> None:
         """Answer a question."""
-        ids, forgotten = self._shown_to_the_model(typed)
-        text = begin(self._model.tokenizer, typed, self._config.seed)
+        if typed.strip():
+            self._ask(typed, self._config.seed)
+
+    def _ask(self, question: str, seed: int | None) -> None:
+        ids, forgotten = self._shown_to_the_model(question)
+        text = begin(self._model.tokenizer, question, seed)
         text.prompt_ids = ids
         self._write_on(text, shown="")
         if forgotten and not self._noted_forgotten:
@@ -73,10 +78,14 @@ class ChatSession(Session):
 
     def do_retry(self, _: str) -> None:
         """/retry|answer the last question again, with the next seed"""
-        last = self._current()
+        last, seconds = self._current(), self._seconds[-1]
         self.do_undo("")
-        again = Continuation(last.prompt, last.seed + 1, last.prompt_ids)
-        self._write_on(again, shown="")
+        try:
+            self._ask(last.prompt, last.seed + 1)
+        except ValueError:  # of another model, that may be: the old answer stays
+            self._texts.append(last)
+            self._seconds.append(seconds)
+            raise
 
     def do_undo(self, _: str) -> None:
         """/undo|take back the last question and its answer"""

@@ -11,7 +11,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from ..data.chat_template import give_template, question_ids, stop_tokens, user_message
-from ..data.corpus import load_corpus
+from ..data.corpus import as_texts, load_corpus
 from ..data.prompts import Prompt
 from ..data.suffixes import index_text
 from ..generation.config import GenerateConfig
@@ -77,9 +77,9 @@ def _ready_to_answer(model: ReadyModel) -> None:
 
 
 def _question(model: ReadyModel, prompt: Prompt) -> Prompt:
-    """The prompt as a question; shown on a line of its own."""
+    """The prompt as a question."""
     ids = question_ids(model.tokenizer, [user_message(prompt.text)])
-    return Prompt(f"{prompt.text}\n", prompt.seed, tuple(ids))
+    return Prompt(prompt.text, prompt.seed, tuple(ids))
 
 
 def _begun(
@@ -95,7 +95,7 @@ def _begun(
 def _not_to_copy(config: GenerateConfig, name: str) -> Dataset | None:
     """The text that `max_verbatim` is about: that of `corpus`, else what the run trained on."""
     if config.corpus:
-        return load_corpus(train_file=config.corpus, validation_split_percentage=0).train
+        return as_texts(load_corpus(train_file=config.corpus, validation_split_percentage=0).train)
     return corpus_of_run(Path(name))[1].train if config.max_verbatim else None
 
 
@@ -117,7 +117,7 @@ def _as_they_come(
     for number, prompt in enumerate(prompts):
         write(BETWEEN_TEXTS if number else "")
         text = _begun(config, model, prompt)
-        write(prompt.text)
+        write(prompt.text + "\n" * config.chat)
         for (piece,) in extend(
             model.model, model.tokenizer, [text], config.sampling, corpus=model.corpus
         ):
@@ -145,7 +145,8 @@ def _in_batches(
     )
     with bar(len(prompts) * config.num_return_sequences, "generating", unit="text") as progress:
         for number, text in enumerate(texts):
-            line = (BETWEEN_TEXTS if number else "") + text.prompt + text.text
+            shown = text.prompt + "\n" * config.chat + text.text
+            line = (BETWEEN_TEXTS if number else "") + shown
             if config.json:
                 fields = {name: getattr(text, name) for name in JSON_FIELDS}
                 line = json.dumps(fields, ensure_ascii=False)

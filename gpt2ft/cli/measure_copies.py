@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.folders import finished_weights
-from ..data.corpus import Corpus, load_corpus
-from ..data.file_list import list_files
+from ..data.corpus import Corpus, as_texts, load_corpus
 from ..data.prompts import Prompt, read_prompts
 from ..data.token_store import TokenStore
 from ..evaluation.copies import (
@@ -45,9 +44,9 @@ def measure(config: CopiesConfig, source: str, tokenizer_name: str) -> int:
     Raises what loading, generating and indexing raise.
     """
     tokenizer = load_tokenizer(tokenizer_name)
-    corpus, files = _corpus(config, folder_of(source))
+    corpus = _corpus(config, folder_of(source))
     held_out = tokens_of(corpus.validation, tokenizer) if corpus.validation else None
-    training = TrainingText(corpus.train, tokenizer, files=files)
+    training = TrainingText(corpus.train, tokenizer, files=corpus.files)
     drawn = not os.path.isfile(source)
     if not drawn:
         samples = read_samples(source)
@@ -69,25 +68,26 @@ def measure(config: CopiesConfig, source: str, tokenizer_name: str) -> int:
     return 0
 
 
-def _corpus(config: CopiesConfig, folder: Path) -> tuple[Corpus, list[str]]:
-    """The training and the held-out text, and the files of the first where there are some."""
+def _corpus(config: CopiesConfig, folder: Path) -> Corpus:
+    """The training and the held-out text."""
     if not config.train_file:
-        run, corpus = corpus_of_run(folder)
+        _, corpus = corpus_of_run(folder)
         if config.validation_file:
             held_out = load_corpus(
                 train_file=config.validation_file,
                 validation_split_percentage=0,
                 text_column=config.text_column,
             )
-            corpus = Corpus(corpus.train, held_out.train)
-        return corpus, list_files(run.train_file).names if run.train_file else []
+            corpus = dataclasses.replace(corpus, validation=as_texts(held_out.train))
+        return corpus
     corpus = load_corpus(
         train_file=config.train_file,
         validation_file=config.validation_file,
         validation_split_percentage=config.validation_split_percentage,
         text_column=config.text_column,
     )
-    return corpus, list_files(config.train_file).names
+    held_out_texts = None if corpus.validation is None else as_texts(corpus.validation)
+    return dataclasses.replace(corpus, train=as_texts(corpus.train), validation=held_out_texts)
 
 
 def _prompts(

@@ -53,6 +53,7 @@ class Session:
     """What was written so far, with which model and settings; and the commands, `do_...`."""
 
     GREETING = HINT = ""
+    NOTHING_YET = "there is no text yet, type the beginning of one"
 
     def __init__(
         self,
@@ -157,7 +158,7 @@ class Session:
 
     def _current(self) -> Continuation:
         if not self._texts:
-            raise ValueError("there is no text yet, type the beginning of one")
+            raise ValueError(self.NOTHING_YET)
         return self._texts[-1]
 
     def _write_on(self, text: Continuation, *, shown: str) -> None:

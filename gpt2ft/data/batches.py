@@ -14,6 +14,7 @@ from .mixture import Mixture
 from .order import ORDER, Order, check_version, epoch_order
 from .token_index import IntArray
 from .token_store import TokenStore
+from .whole_rows import teaches, whole_rows
 
 Sample = dict[str, IntArray]
 
@@ -46,7 +47,7 @@ class Blocks:
         self._store = store
         self._begins = store.document_starts if keep_apart else store.document_starts[:0]
         self._size = block_size
-        self._ranges = _whole_rows(store, block_size)[:limit] if store.has_context else None
+        self._ranges = whole_rows(store, block_size)[:limit] if store.has_context else None
         n = -(-store.n_tokens // block_size)
         self._n = min(limit or n, n) if self._ranges is None else len(self._ranges)
 
@@ -140,7 +141,7 @@ class Rows:
         if store.has_context:
             starts, stops = store.offsets[rows], store.offsets[rows + 1]
             cut = zip(starts, np.minimum(stops, starts + block_size), stops, strict=True)
-            rows = rows[[stop == end or _teaches(store, start, stop) for start, stop, end in cut]]
+            rows = rows[[stop == end or teaches(store, start, stop) for start, stop, end in cut]]
             if not len(rows):
                 raise ValueError(
                     f"in no conversation an answer begins within --block_size {block_size} tokens, "
@@ -200,29 +201,6 @@ def _sample(store: TokenStore, start: int, stop: int) -> Sample:
         "input_ids": np.where(is_context, ~stored, stored),
         "labels": np.where(is_context, IGNORED, stored),
     }
-
-
-def _teaches(store: TokenStore, start: int, stop: int) -> bool:
-    """Whether one of these tokens, but the first, is to be learned."""
-    return bool((store.stored(start, stop)[1:] >= 0).any())
-
-
-def _whole_rows(store: TokenStore, block_size: int) -> IntArray:
-    """Ranges of the stream, `(n, 2)`, of at most `block_size` tokens: as many rows as there is room
-    for, one after another, or a part of a longer row."""
-    ranges: list[tuple[int, int]] = []
-    start = stop = 0
-    for end in store.offsets[1:].tolist():
-        if end - start > block_size and stop > start:  # this row has no room in the block
-            ranges.append((start, stop))
-            start = stop
-        stop = end
-        if stop - start > block_size:  # nor in one of its own
-            for part in range(start, stop, block_size):
-                if _teaches(store, part, min(part + block_size, stop)):
-                    ranges.append((part, min(part + block_size, stop)))
-            start = stop
-    return np.array([*ranges, *([(start, stop)] if stop > start else [])], np.int64)
 
 
 class Samples(Protocol):

@@ -9,7 +9,7 @@ learned is what the model will have to write after what it will be shown.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,22 +124,35 @@ def question_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[
 
 
 def stop_tokens(tokenizer: Any) -> list[int]:
-    """The special token that ends an answer, in a list: what stands right after its words."""
-    (turn,) = turns(tokenizer, TRIED[:2])
+    """The special token that ends an answer, in a list: the first one behind its words.
+
+    Empty if there is none, or the template takes no plain question and answer.
+    """
     words = TRIED[1]["content"]
-    end = turn.answer[turn.answer.index(words) + len(words) :]
+    try:
+        (turn,) = turns(tokenizer, TRIED[:2])
+        end = turn.answer[turn.answer.index(words) + len(words) :]
+    except ValueError:
+        return []
     special = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
     special |= set(getattr(tokenizer, "added_tokens_decoder", {}))
-    return [token for token in _ids(tokenizer, end)[0][:1] if token in special]
+    return [token for token in _ids(tokenizer, end)[0] if token in special][:1]
 
 
 def is_cut_by_turns(tokenizer: Any) -> bool:
     """Whether a conversation becomes a text for each answer, see `conversation_ids`."""
-    return len(conversation_ids(tokenizer, json.dumps({MESSAGES: TRIED}))) > 1
+    try:
+        return len(conversation_ids(tokenizer, json.dumps({MESSAGES: TRIED}))) > 1
+    except ValueError:  # the template takes other conversations
+        return False
 
 
 def conversation_ids(
-    tokenizer: Any, conversation: str, *, answers_only: bool = True
+    tokenizer: Any,
+    conversation: str,
+    *,
+    answers_only: bool = True,
+    stops: Collection[int] = (),
 ) -> list[IntArray]:
     """Token ids `(T,)` of the texts of a conversation; `~id` for what is not learned.
 
@@ -147,39 +160,45 @@ def conversation_ids(
     templates they are not, as with Qwen 3's, which leaves out what was thought in earlier turns;
     nor with some tokenizers, which draw a line end before an answer and one in it together. Then
     each answer is a text of its own, after what the model will be shown before it: the same tokens
-    as when it is used. Raises as `turns` does, and if there is nothing to learn.
+    as when it is used. An answer is learned up to the first of `stops`, where the model will be
+    stopped. Raises as `turns` does, and if an answer is empty.
     """
     record = json.loads(conversation)
     found = turns(tokenizer, record[MESSAGES], record.get("tools"))
     shown = _ids(tokenizer, *(turn.shown for turn in found))
     through = _ids(tokenizer, *(turn.shown + turn.answer for turn in found))
+    answers = []
+    for turn, before, until in zip(found, shown, through, strict=True):
+        after = until[len(before) :]
+        if until[: len(before)] != before:
+            (after,) = _ids(tokenizer, turn.answer)
+        end = next((i + 1 for i, token in enumerate(after) if token in stops), len(after))
+        if not tokenizer.decode(after[:end], skip_special_tokens=True).strip():
+            raise ValueError(
+                "a conversation has an empty answer, or one that the chat template does not "
+                f"write, such as tool_calls; leave it out: {conversation[:SHOWN]}"
+            )
+        answers.append((before, after, end))
     (whole,) = through[-1:]
-    rows = []
     if all(whole[: len(part)] == part for part in (*shown, *through)):
         learned = np.zeros(len(whole), bool)
-        for before, until in zip(shown, through, strict=True):
-            learned[len(before) : len(until)] = True
-        rows = [(whole, learned)]
-    else:
-        for turn, before, until in zip(found, shown, through, strict=True):
-            after = until[len(before) :]
-            if until[: len(before)] != before:
-                (after,) = _ids(tokenizer, turn.answer)
-            learned = np.repeat([False, True], [len(before), len(after)])
-            rows.append((before + after, learned))
-    return [_marked(ids, learned, answers_only, conversation) for ids, learned in rows]
-
-
-def _marked(
-    ids: Sequence[int], learned: npt.NDArray[np.bool_], answers_only: bool, conversation: str
-) -> IntArray:
-    if not learned.any():
-        raise ValueError(
-            "a conversation has nothing to learn, its answers are empty, leave it out: "
-            f"{conversation[:SHOWN]}"
+        for before, _, end in answers:
+            learned[len(before) : len(before) + end] = True
+        return [_marked(whole, learned, answers_only)]
+    return [
+        _marked(
+            before + after,
+            np.repeat([False, True, False], [len(before), end, len(after) - end]),
+            answers_only,
         )
-    if not answers_only:
-        learned[1:] = True  # before the first there is nothing to predict it from
+        for before, after, end in answers
+    ]
+
+
+def _marked(ids: Sequence[int], learned: npt.NDArray[np.bool_], answers_only: bool) -> IntArray:
+    """The ids, `~id` for those that are not learned."""
+    if not answers_only:  # all but the first: there is nothing before it to predict it from
+        learned = np.arange(len(ids)) > 0
     marked: IntArray = np.where(learned, ids, ~np.array(ids, np.int64))
     return marked
 

@@ -7,8 +7,9 @@ A conversation is a list of messages as chat templates take them, `{"role": "use
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,20 @@ class Columns:
     prompt: str | None = None
     completion: str | None = None
 
-    def hold_conversations(self, names: Container[str]) -> bool:
-        """Whether records with fields of these names are conversations."""
+    def hold_conversations(self, record: Mapping[str, Any]) -> bool:
+        """Whether records such as this one are conversations."""
         if self.prompt or self.completion:
             return True
-        return self.text is None and (MESSAGES in names or SHAREGPT in names)
+        lists = (_parsed(record.get(name)) for name in (MESSAGES, SHAREGPT))
+        return self.text is None and any(isinstance(each, list) for each in lists)
+
+
+def _parsed(value: Any) -> Any:
+    """A list that is written as JSON in a text, as tables have it; any other value as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def conversation(record: Mapping[str, Any], columns: Columns, place: str) -> str:
@@ -54,7 +64,7 @@ def conversation(record: Mapping[str, Any], columns: Columns, place: str) -> str
         ]
         return json.dumps({MESSAGES: messages}, ensure_ascii=False)
     name = MESSAGES if record.get(MESSAGES) is not None else SHAREGPT
-    turns = record.get(name)
+    turns = _parsed(record.get(name))
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
         raise ValueError(f"{place} has no list of {name}, write {EXAMPLE}")
     messages = [_message(turn, place) for turn in turns]
@@ -64,8 +74,11 @@ def conversation(record: Mapping[str, Any], columns: Columns, place: str) -> str
             f"{place} has no answer to learn, no message of the role {ANSWERS} after another: "
             f"{shown}; leave it out"
         )
-    tools = record.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools
+    tools = _parsed(record.get("tools"))
+    if tools and not isinstance(tools, list):
+        raise ValueError(
+            f"{place} has tools that are no list: {json.dumps(tools)[:40]}, correct it"
+        )
     found = {MESSAGES: messages, **({"tools": tools} if tools else {})}
     return json.dumps(found, ensure_ascii=False)
 

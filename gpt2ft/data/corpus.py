@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import datasets
@@ -32,6 +33,8 @@ class Corpus:
     validation: Dataset | None
     notes: list[str] = field(default_factory=list)
     """What is to be said of it: what was left out."""
+    files: list[str] = field(default_factory=list)
+    """The text files whose documents those to train on are, in their order."""
 
 
 def load_corpus(
@@ -76,7 +79,8 @@ def load_corpus(
         return corpus
     listed = list_files(validation_file)
     held_out = joined([reader.files(names) for names in _by_kind(listed.names)])
-    return Corpus(corpus.train, held_out, corpus.notes + listed.notes)
+    notes = corpus.notes + listed.notes
+    return dataclasses.replace(corpus, validation=held_out, notes=notes)
 
 
 def texts_of(documents: Dataset, size: int = 100) -> Iterator[str]:
@@ -92,12 +96,13 @@ def _of_files(
     reader: Reader, named: str | Sequence[str], hold_out: _HoldOut, deduplicate: bool
 ) -> Corpus:
     listed = list_files(named)
-    notes, train, held_out = list(listed.notes), [], []
+    notes, train, held_out, files = list(listed.notes), [], [], []
     groups = _by_kind(listed.names)
     for names in groups:
         if kind_of(names[0]) == "text" and not reader.lines:
             names, equal = without_equal_files(names) if deduplicate else (names, [])
-            rows, validation = hold_out.of_text_files(reader, names)
+            rows, validation, names = hold_out.of_text_files(reader, names)
+            files += names
         else:
             rows, equal = reader.files(names), []
             rows, equal = without_duplicates(rows) if deduplicate else (rows, [])
@@ -105,7 +110,7 @@ def _of_files(
         notes += equal
         train.append(rows)
         held_out += [] if validation is None else [validation]
-    return Corpus(joined(train), joined(held_out) if held_out else None, notes)
+    return Corpus(joined(train), joined(held_out) if held_out else None, notes, files)
 
 
 def _of_data_set(
@@ -129,19 +134,21 @@ class _HoldOut:
     contiguous: bool
     seed: int
 
-    def of_text_files(self, reader: Reader, names: Sequence[str]) -> tuple[Dataset, Dataset | None]:
-        """The end of each file; or whole files, where there are many."""
+    def of_text_files(
+        self, reader: Reader, names: list[str]
+    ) -> tuple[Dataset, Dataset | None, list[str]]:
+        """The end of each file; or whole files, where there are many. Also those not held out."""
         if not self.percentage:
-            return reader.files(names), None
+            return reader.files(names), None, names
         if len(names) < MANY_FILES:
             border = 1 - self.percentage / 100
-            return reader.files(names, end=border), reader.files(names, start=border)
+            return reader.files(names, end=border), reader.files(names, start=border), names
         n = max(1, round(len(names) * self.percentage / 100))
         chosen = set(random.Random(self.seed).sample(range(len(names)), n))
         parts = [[name for i, name in enumerate(names) if (i in chosen) == out] for out in (0, 1)]
         if not parts[0]:
             raise ValueError(_too_few(self.percentage, len(names), "files"))
-        return reader.files(parts[0]), reader.files(parts[1])
+        return reader.files(parts[0]), reader.files(parts[1]), parts[0]
 
     def of_rows(self, rows: Dataset, *, alone: bool = True) -> tuple[Dataset, Dataset | None]:
         """Some rows at random, or the last ones; none of too few, if they are not all there is."""
@@ -173,12 +180,24 @@ def joined(parts: Sequence[Dataset]) -> Dataset:
     """Data sets one after another. Raises `ValueError` if only some are conversations."""
     if len({chats.MESSAGES in part.column_names for part in parts}) > 1:
         raise ValueError(
-            "the files hold both texts and conversations, make them two corpora with a weight "
-            "each: --train_file notes.txt:0.5 chats.jsonl:0.5"
+            "there are both texts and conversations: make them two corpora with a weight each, "
+            "--train_file notes.txt:0.5 chats.jsonl:0.5, and say what to evaluate on with "
+            "--validation_file, or set --validation_split_percentage 0"
         )
     if len(parts) == 1:
         return parts[0]
     return datasets.concatenate_datasets([_as_pieces(part) for part in parts])
+
+
+def as_texts(rows: Dataset) -> Dataset:
+    """Documents with a column `text`: of a conversation, all that is said in it."""
+    if chats.MESSAGES not in rows.column_names:
+        return rows
+    return rows.map(_words, batched=True, remove_columns=rows.column_names, desc="Reading")
+
+
+def _words(batch: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {"text": [chats.all_words(each) for each in batch[chats.MESSAGES]]}
 
 
 def _as_pieces(rows: Dataset) -> Dataset:

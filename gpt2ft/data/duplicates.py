@@ -13,6 +13,7 @@ from datasets import Dataset, Features, Value
 
 from .chats import MESSAGES
 
+BLANK = 0
 HASHES = Features({"hash": Value("int64")})
 
 
@@ -43,16 +44,18 @@ def without_duplicates(rows: Dataset) -> tuple[Dataset, list[str]]:
         features=HASHES,
         desc="Looking for duplicates",
     )
-    _, first = np.unique(hashes.with_format("numpy")["hash"][:], return_index=True)
-    if len(first) == len(rows):
+    found = hashes.with_format("numpy")["hash"][:]
+    _, first = np.unique(found, return_index=True)
+    blank = np.flatnonzero(found == BLANK)  # lines between others, which have no tokens
+    kept = np.union1d(first, blank)
+    if len(kept) == len(rows):
         return rows, []
-    kept = rows.select(np.sort(first))
-    return kept, _notes(len(rows) - len(kept), len(rows), "documents")
+    return rows.select(kept), _notes(len(rows) - len(kept), len(rows) - len(blank), "documents")
 
 
 def _hash_batch(batch: Mapping[str, Sequence[Any]], *, column: str) -> dict[str, list[int]]:
-    texts = (text or "" for text in batch[column])
-    return {"hash": [xxhash.xxh3_64_intdigest(text.encode()) - 2**63 for text in texts]}
+    texts = ((text or "").strip() and text for text in batch[column])
+    return {"hash": [xxhash.xxh3_64_intdigest(t.encode()) - 2**63 if t else BLANK for t in texts]}
 
 
 def _digest(name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 from collections import Counter
@@ -18,8 +19,9 @@ KINDS = {
     ".parquet": "parquet",
 }
 TEXT = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".tex")  # in a folder; alone, any is
+OF_A_MODEL = ("run.json", "model.safetensors", "adapter_model.safetensors")
 PACKED = (".gz", ".xz", ".bz2", ".zst")
-WEIGHT = re.compile(r"(.+):(\d+(?:\.\d*)?|\.\d+)")
+WEIGHT = re.compile(r"(.+):([-+.\d][-+.\de]*)")
 SHOWN = 3  # names in a note
 
 
@@ -61,9 +63,9 @@ def list_files(patterns: str | Sequence[str]) -> FileList:
             raise FileNotFoundError(f"no file {os.path.abspath(pattern)}, check the path")
         for name in found:
             if os.path.isdir(name):
-                inside, others = _in_folder(name)
+                inside, left_out = _in_folder(name)
                 files += inside
-                notes += [f"{others} in {name}"] if others else []
+                notes += left_out
             else:
                 files.append(name)
     for name in files:
@@ -83,14 +85,20 @@ def list_files(patterns: str | Sequence[str]) -> FileList:
     return FileList(names, notes)
 
 
-def _in_folder(folder: str) -> tuple[list[str], str]:
-    """The files of a folder that can be read as text, and how many others there are."""
-    inside, others = [], Counter[str]()
+def _in_folder(folder: str) -> tuple[list[str], list[str]]:
+    """The files of a folder that can be read as text, and what is to be said of the others."""
+    inside, others, runs = [], Counter[str](), []
     for path in sorted(Path(folder).rglob("*")):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts) or path.is_dir():
+        if path.name in OF_A_MODEL and path.parent != Path(folder):
+            runs.append(path.parent)
+    for path in sorted(Path(folder).rglob("*")):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if is_hidden or path.is_dir() or not {*runs}.isdisjoint(path.parents):
             continue
         ending = path.with_suffix("").suffix if is_packed(path.name) else path.suffix
-        if ending.lower() in (*TEXT, *KINDS):
+        if not path.exists():
+            others["broken link"] += 1
+        elif ending.lower() in (*TEXT, *KINDS):
             inside.append(str(path))
         else:
             others[path.suffix or path.name] += 1
@@ -100,8 +108,12 @@ def _in_folder(folder: str) -> tuple[list[str], str]:
             f"name the files, such as '{folder.rstrip('/')}/*'"
         )
     endings = ", ".join(f"{n} {ending}" for ending, n in others.most_common(SHOWN))
-    n = others.total()
-    return inside, f"{_counted(n, 'file')} of other kinds left out ({endings})" if n else ""
+    n, notes = others.total(), []
+    if n:
+        notes.append(f"{_counted(n, 'file')} of other kinds left out ({endings}) in {folder}")
+    if runs:
+        notes.append(f"folders of models and runs left out: {_some(sorted({*map(str, runs)}))}")
+    return inside, notes
 
 
 def weighted(patterns: Sequence[str]) -> list[tuple[str, float]]:
@@ -118,8 +130,16 @@ def weighted(patterns: Sequence[str]) -> list[tuple[str, float]]:
             raise ValueError(
                 f"--train_file {pattern} has no weight but others have, give each one: {pattern}:1"
             )
-        if float(matches[pattern][2]) == 0:
-            raise ValueError(f"--train_file {pattern} has weight 0, leave it out")
+    for pattern, match in matches.items():
+        try:
+            is_weight = 0 < float(match[2]) < math.inf
+        except ValueError:
+            is_weight = False
+        if not is_weight:
+            raise ValueError(f"--train_file {pattern} has the weight {match[2]}, give one above 0")
+    names = [match[1] for match in matches.values()]
+    if len({*names}) < len(patterns):
+        raise ValueError("--train_file names a corpus twice, give it one weight")
     return [(match[1], float(match[2])) for match in matches.values()]
 
 

@@ -22,6 +22,7 @@ from .file_list import is_packed
 
 READ_BYTES = 1 << 20
 LOOKED_AT = 1 << 15  # bytes before and after one that does not fit, by which an encoding is guessed
+FEW = 16  # bytes that are not ASCII
 USUAL = "cp1252"  # of encodings that fit equally well
 
 
@@ -115,6 +116,10 @@ def read_text(
                 raise ValueError(
                     f"{name} is not {encoding.upper()}, byte {offset} is {byte:#04x}, {advice}"
                 ) from error
+            except UnicodeError as error:  # UTF-16 without a byte order mark
+                raise ValueError(
+                    f"{name} is not {encoding.upper()}, {error}, try utf-16-le"
+                ) from error
             yield line_ends.decode(text, final=last)
             if not data:
                 return
@@ -125,10 +130,14 @@ def _advice(path: str, offset: int) -> str:
     """What to do about a file that is not UTF-8 at that byte."""
     with open(path, "rb") as file:
         file.seek(max(0, offset - LOOKED_AT))
-        matches = list(charset_normalizer.from_bytes(file.read(2 * LOOKED_AT)))
+        data = file.read(2 * LOOKED_AT)
+    matches = list(charset_normalizer.from_bytes(data))
     if not matches:
         return "convert it first, or leave it out if it is no text"
     best = matches[0]
     equal = [m for m in matches if (m.chaos, m.coherence) == (best.chaos, best.coherence)]
     likely = any(USUAL in m.could_be_from_charset for m in equal)
+    if sum(byte > 127 for byte in data) < FEW:  # too few to guess by
+        with contextlib.suppress(UnicodeDecodeError):
+            likely = bool(data.decode(USUAL))
     return f"it looks like {(guess := USUAL if likely else best.encoding)}: try --encoding {guess}"

@@ -17,7 +17,7 @@ from datasets import Dataset, Features, Value
 from ..system.hub import HubUnavailableError, is_offline
 from . import cache, json_files, plain_file, text_files
 from .chats import MESSAGES, Columns, conversation
-from .file_list import kind_of
+from .file_list import is_packed, kind_of
 from .text_column import choose_column
 
 # A piece of a text file; a row is a piece that is both first and last.
@@ -89,6 +89,10 @@ class Reader:
     def _table(self, kind: str, files: Sequence[str], stamps: Sequence[Any]) -> Dataset:
         """The rows of CSV or parquet files."""
         source = ", ".join(files)
+        if kind == "parquet" and any(map(is_packed, files)):
+            raise ValueError(
+                f"{source} is packed twice, as parquet is packed itself: unpack it first"
+            )
         folder = self.cache_dir or cache.entry("table", stamps, files)
         # Escaped: these are files, which datasets would take for globs once more. In a CSV file
         # "None" and "NA" are words.
@@ -116,7 +120,7 @@ class Reader:
 
     def _text_only(self, rows: Dataset, source: str) -> Dataset:
         """The rows with their text alone, in a column `text`; or with their messages."""
-        if self.columns.hold_conversations(rows.features):
+        if len(rows) and self.columns.hold_conversations(rows[0]):
             return _conversations(rows, self.columns, source)
         strings = [
             name

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import fsspec
 from datasets import Dataset
 
 from .built_in import BUILT_IN_TEXT
+from .corpus import joined
 from .file_list import list_files
 from .reader import Reader, builder_of
 
@@ -93,4 +93,4 @@ def _documents(name: str, folder: Path, reader: Reader) -> Dataset:
 def all_documents(shards: Sequence[Shard], folder: Path) -> Dataset | None:
     """The documents of all these files together; None if there are none."""
     parts = [shard.load(folder / str(number)) for number, shard in enumerate(shards)]
-    return datasets.concatenate_datasets(parts) if parts else None
+    return joined(parts) if parts else None

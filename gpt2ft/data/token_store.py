@@ -13,7 +13,7 @@ import xxhash
 from datasets import Dataset, Features, List, Value, is_caching_enabled
 
 from . import cache
-from .chat_template import conversation_ids, give_template
+from .chat_template import conversation_ids, give_template, stop_tokens
 from .chats import MESSAGES
 from .token_index import IntArray, index_of
 
@@ -176,10 +176,11 @@ def _mapped(
 def _tokenize_chat_batch(
     batch: Mapping[str, Sequence[str]], *, tokenizer: Any, answers_only: bool
 ) -> dict[str, list[Any]]:
+    stops = stop_tokens(tokenizer)
     rows = [
         described(ids, True, None)
         for text in batch[MESSAGES]
-        for ids in conversation_ids(tokenizer, text, answers_only=answers_only)
+        for ids in conversation_ids(tokenizer, text, answers_only=answers_only, stops=stops)
     ]
     return {name: [row[name] for row in rows] for name in FEATURES}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..settings import check_bounds, setting
+from ..settings import check_bounds, check_encoding, setting
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,12 @@ class EvaluateConfig:
     """Split of the data set, slices allowed."""
     text_column: str | None = None
     """Column that holds the text; default: text, else the only column of strings."""
+    prompt_column: str | None = None
+    """Column of what is asked, where each record is a question and its answer."""
+    completion_column: str | None = None
+    """Column of the answer, with prompt_column."""
+    encoding: str = "utf-8"
+    """Encoding of the files, as Python names it: cp1252, utf-16, ..."""
     row_separator: Literal["eos", "none"] | None = None
     """What ends a document: the end-of-text token, or nothing where rows are lines of one text;
     default: as in the run, else eos."""
@@ -69,3 +75,4 @@ class EvaluateConfig:
         if self.max_eval_samples is not None and self.protocol == "sliding":
             raise ValueError("--max_eval_samples is for --protocol blocked, leave it out")
         check_bounds(self)
+        check_encoding(self.encoding)

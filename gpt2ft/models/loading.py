@@ -11,7 +11,7 @@ import torch
 import transformers
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from .adapters import check_peft, merge_saved
 from .built_in import located
@@ -69,6 +69,8 @@ def load_model(name: str, *, revision: str = "main", dropout: float | None = Non
         model = _load_whole(base, base_revision, dropout)
     with loading("adapter", name, revision) as (place, commit):
         merge_saved(model, settings, adapter_weights(place, commit))
+        with contextlib.suppress(OSError):  # many an adapter has none
+            model.generation_config = GenerationConfig.from_pretrained(place, revision=commit)
     _freeze_what_is_not_trained(model)  # the others are trained again
     return model
 

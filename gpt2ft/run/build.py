@@ -48,19 +48,14 @@ class Run:
     """Of the training tokens and how many samples they make; of those held out."""
     cut: Cutter
     """How its texts are cut, and whether in packed blocks no document is context for another."""
+    has_chats: bool
+    """Whether conversations are learned, alone or beside texts."""
     notes: list[str]
     """What is to be said of the texts, besides how many they are."""
     base: str | None = None
     """Fingerprint of the model under a LoRA adapter, whose weights no checkpoint holds."""
     saved_step: int = -1
     """Step of the newest checkpoint this process saved or loaded."""
-
-    @property
-    def has_chats(self) -> bool:
-        """Whether conversations are learned, alone or beside texts."""
-        samples: Any = self.data.samples
-        parts = samples.parts if isinstance(samples, Mixture) else [samples]
-        return any("labels" in part[0] for part in parts)
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint records: to refuse changed settings or data, and to rebuild the run."""
@@ -70,6 +65,7 @@ class Run:
             "steps": self.max_steps,
             "keep_apart": self.cut.keep_apart,
             "order": self.data.order,
+            "chats": self.has_chats,
             **({"base": self.base} if self.base else {}),
         }
 
@@ -173,13 +169,21 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         )
     state = first_state(config, model, precision)
     max_steps = _max_steps(config, len(data))
+    # Of a stream that goes on, the first samples are not at hand.
+    has_chats = recorded_run(checkpoint).get("chats", False) if checkpoint else _are_chats(samples)
     digests = (digest, held_out_digest)
     run = Run(
-        config, state, tokenizer, data, held_out, max_steps, digests, cut, [*texts.notes], base
+        *(config, state, tokenizer, data, held_out, max_steps, digests, cut),
+        *(has_chats, [*texts.notes], base),
     )
-    if run.has_chats:
+    if has_chats:
         run.notes += prepare_for_chats(model, tokenizer)
     return run
+
+
+def _are_chats(samples: Any) -> bool:
+    parts = samples.parts if isinstance(samples, Mixture) else [samples]
+    return any("labels" in part[0] for part in parts)
 
 
 def first_state(config: TrainConfig, model: Any, precision: Precision) -> TrainState:

@@ -87,6 +87,10 @@ def _text(name: str, config: EvaluateConfig) -> tuple[TrainConfig, Dataset]:
         dataset_config_name=config.dataset_config_name,
         dataset_split=config.dataset_split,
         text_column=config.text_column,
+        prompt_column=config.prompt_column,
+        completion_column=config.completion_column,
+        encoding=config.encoding,
+        deduplicate=False,
         streaming=False,
     )
     return settings, open_texts(settings, None).documents()

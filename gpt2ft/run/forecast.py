@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from ..checkpoint import checkpoints, model_files
 from ..config import TrainConfig
-from ..data.batches import Blocks, Rows
 from ..data.collate import IGNORED
+from ..data.stream import Stream
 from ..evaluation.records import finite
 from ..loop import train
 from ..parallel import processes
@@ -39,7 +39,7 @@ CURVE = " ▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 60
 BATCHES_LOOKED_AT = 50
 ROWS_SHOWN, TOKENS_SHOWN, CHAT_TOKENS_SHOWN = 2, 96, 400
-BRACKETS = "what stands in ⟦brackets⟧ is context or padding, and is not learned"
+BRACKETS = "what stands in ⟦brackets⟧ is context, and is not learned"
 
 
 def dry_run(config: TrainConfig, *, stop: Stop) -> int:
@@ -68,7 +68,7 @@ def about_data(run: Run) -> dict[str, Any]:
     """How much text there is, what of it is not trained on, and how full batches are."""
     samples: Any = run.data.samples
     facts: dict[str, Any] = {"samples": "a stream"}
-    if isinstance(samples, (Blocks, Rows)):
+    if not isinstance(samples, Stream):
         facts = {
             "documents": samples.n_documents,
             "samples": len(samples),
@@ -76,20 +76,27 @@ def about_data(run: Run) -> dict[str, Any]:
             "tokens_left_out": samples.n_tokens_left_out,
         }
         facts["held_out_samples"] = len(run.held_out.samples) if run.held_out else 0
-    batches = [run.data[0, i]["labels"] for i in range(min(len(run.data), BATCHES_LOOKED_AT))]
-    filled = sum(int((labels != IGNORED).sum()) for labels in batches)
-    return {**facts, "fill": filled / sum(labels.numel() for labels in batches)}
+    looked_at = range(min(len(run.data), BATCHES_LOOKED_AT))
+    batches = [run.data[0, i]["labels"] for i in looked_at]
+    numbers = [number for i in looked_at for number in run.data.sample_numbers(0, i)]
+    places = sum(labels.numel() for labels in batches)
+    facts["fill"] = sum(len(samples[int(number)]["input_ids"]) for number in numbers) / places
+    facts["learned"] = sum(int((labels != IGNORED).sum()) for labels in batches) / places
+    return facts
 
 
 def first_batch(run: Run) -> list[list[dict[str, Any]]]:
     """The first rows of the first batch, as text: pieces that are learned or masked in turn."""
     batch = run.data[0, 0]
     rows, n_shown = [], CHAT_TOKENS_SHOWN if run.has_chats else TOKENS_SHOWN
-    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+    sizes = [len(run.data.samples[int(n)]["input_ids"]) for n in run.data.sample_numbers(0, 0)]
+    for ids, labels, size in zip(batch["input_ids"], batch["labels"], sizes, strict=True):
         learned = labels != IGNORED
         learned[0] = False  # there is nothing before it to predict it from
         pieces: list[dict[str, Any]] = []
-        for token, is_learned in zip(ids[:n_shown].tolist(), learned.tolist(), strict=False):
+        for token, is_learned in zip(
+            ids[: min(size, n_shown)].tolist(), learned.tolist(), strict=False
+        ):
             if not pieces or pieces[-1]["learned"] != is_learned:
                 pieces.append({"learned": is_learned, "ids": []})
             pieces[-1]["ids"].append(token)
@@ -213,7 +220,7 @@ def _text(facts: dict[str, Any]) -> str:
         lines.append(
             f"text   {data['documents']:,} documents, {data['tokens']:,} tokens in "
             f"{data['samples']:,} samples, {left_out:,} tokens left out"
-            + (" (cut off, or beyond --max_train_samples)" if left_out else "")
+            + (" (cut off, without an answer, or beyond --max_train_samples)" if left_out else "")
         )
     rates = facts["learning_rate"]
     top = max(rates) or 1.0
@@ -221,7 +228,8 @@ def _text(facts: dict[str, Any]) -> str:
     interval = tqdm.format_interval
     free = f"{_size(disk['free'])} free"
     lines += [
-        f"batch  {data['fill']:.1%} of its places are text, the others are padding",
+        f"batch  {data['fill']:.1%} of its places are text, the others are padding; "
+        f"{data['learned']:.1%} are learned",
         f"rate   {drawn} at most {top:.2e}",
         f"time   {interval(seconds['all'])}: {seconds['step']:.3f} s a step, "
         f"{interval(seconds['steps'])}; {interval(seconds['observing'])} for evaluations and "

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..checkpoint.divided import is_divided
-from ..data.batches import Blocks, Rows
+from ..data.batches import Rows
+from ..data.stream import Stream
 from ..guards import undisturbed
 from ..loop import StepResult
 from ..loss import causal_lm_loss
@@ -95,8 +96,9 @@ def largest_micro_batch(run: Run) -> int:
     n = min(config.per_device_train_batch_size, len(samples))
     if isinstance(samples, Rows) and run.max_steps * config.micro_batches_per_step < len(run.data):
         return run.data[0, 0]["input_ids"].numel()  # the longest row may not be among them
-    known = isinstance(samples, (Blocks, Rows))
-    return n * (int(samples.lengths.max()) if known else config.block_size)
+    if not isinstance(samples, Stream):
+        return n * int(samples.lengths.max())
+    return n * (config.block_size if config.packing else 1)  # of rows that come nothing is known
 
 
 def _kept_by(run: Run, n_tokens: int) -> int:

@@ -183,8 +183,9 @@ def chosen_prompts(run: Run) -> Sequence[Prompt]:
 def _beginning(run: Run) -> Prompt:
     """The beginning of the first sample: what comes before an answer, else some tokens."""
     sample = (run.held_out or run.data).samples[0]
-    if "labels" not in sample:
+    n_shown = int((sample.get("labels", sample["input_ids"]) != IGNORED).argmax())
+    if n_shown < 2:  # nothing comes before it that is not learned
         ids = sample["input_ids"][:SAMPLE_PROMPT_TOKENS]
         return Prompt(run.tokenizer.decode(ids, skip_special_tokens=True))
-    ids = sample["input_ids"][: int((sample["labels"] != IGNORED).argmax())].tolist()
+    ids = sample["input_ids"][:n_shown].tolist()
     return Prompt(run.tokenizer.decode(ids, skip_special_tokens=True), None, tuple(ids))

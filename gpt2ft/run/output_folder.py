@@ -100,16 +100,15 @@ def refuse_changes(checkpoint: Path, record: Mapping[str, Any]) -> None:
     """Raise `ValueError` with the differences, if the run to be resumed was another one."""
     saved = recorded_run(checkpoint)
     then = saved.get("config", {})
-    # What earlier versions did not record: one knew one process, and all of them AdamW alone.
+    # What an earlier version did not know was as it is by default, but for what one process had.
     n = then.get("gradient_accumulation_steps")
-    before = {"micro_batches_per_step": n, "fixed_sum_order": False, "optimizer": "adamw"}
-    whole = TrainConfig()  # and all weights were trained
-    for name in ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "freeze"):
-        before[name] = getattr(whole, name)
+    before = {**vars(TrainConfig()), "micro_batches_per_step": n, "fixed_sum_order": False}
     then = {**before, **then}
     changes = changed_settings(then, record["config"])
     if saved.get("data") != record["data"]:
         changes.append("the tokens of the corpus are others")
+        if (files := then["train_file"]) != record["config"]["train_file"]:
+            changes[-1] += f" (train_file: {files} then, {record['config']['train_file']} now)"
     if record["steps"] < saved.get("steps", 0):
         changes.append(f"steps: {saved['steps']} then, {record['steps']} now, they may only grow")
     if changes:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..data.batches import Blocks
+from ..data.chat_template import is_cut_by_turns
 from ..data.file_list import weighted
 from ..data.mixture import Mixture
 from ..data.stream import Stream
@@ -45,7 +46,7 @@ def description(run: Run) -> str:
     samples = run.data.samples
     if isinstance(samples, Blocks) and samples.n_tokens < (config.block_size or 0):
         note += f"; that is less than one block of {config.block_size} tokens"
-    notes = run.notes + _duplicates(samples)
+    notes = [*run.notes, *_left_out(run), *_duplicates(run)]
     return "\n".join(
         [
             f"model  {name}: {_parameters(run)}, {precision.name} on"
@@ -57,9 +58,22 @@ def description(run: Run) -> str:
     )
 
 
-def _duplicates(samples: Any) -> list[str]:
+def _left_out(run: Run) -> list[str]:
+    """What of long conversations is not trained on."""
+    n = getattr(run.data.samples, "n_tokens_left_out", 0)
+    if not (run.has_chats and n) or run.config.max_train_samples:
+        return []
+    return [
+        f"{n:,} tokens are in parts of long conversations that have no answer, or are cut off, and "
+        "left out: a higher --block_size keeps them with their answers"
+    ]
+
+
+def _duplicates(run: Run) -> list[str]:
+    """How many documents are there twice; nothing where an answer counts as one."""
+    samples: Any = run.data.samples
     n = getattr(samples, "n_duplicates", 0)
-    if not n:
+    if not n or run.config.deduplicate or (run.has_chats and is_cut_by_turns(run.tokenizer)):
         return []
     are = "is" if n == 1 else "are"
     return [

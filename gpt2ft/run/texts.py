@@ -16,7 +16,8 @@ from datasets import Dataset
 from ..config import TrainConfig
 from ..data import cache
 from ..data.batches import Blocks, Rows
-from ..data.corpus import Corpus, joined, load_corpus
+from ..data.chats import MESSAGES
+from ..data.corpus import Corpus, as_texts, joined, load_corpus
 from ..data.file_list import weighted
 from ..data.mixture import Mixture
 from ..data.order import IN_TURN, ORDER
@@ -99,9 +100,10 @@ class Whole:
             source["validation_split_percentage"] = 0
         self._corpora = [load(**{**source, "train_file": name}) for name, _ in self._sources]
         if held_out:
-            source["train_file"] = held_out
+            there = load(**{**source, "train_file": held_out, "deduplicate": False})
+            first = self._corpora[0]
             self._corpora[0] = dataclasses.replace(
-                self._corpora[0], validation=load(**source).train
+                first, validation=there.train, notes=[*first.notes, *there.notes]
             )
 
     @property
@@ -109,14 +111,24 @@ class Whole:
         """What is to be said of the text: what was left out."""
         return [note for corpus in self._corpora for note in corpus.notes]
 
-    @property
-    def corpus(self) -> Corpus:
-        """All documents. Raises `ValueError` if only some corpora are conversations."""
-        return Corpus(self.documents(), self.held_out_documents())
+    def words(self) -> Corpus:
+        """All documents as texts."""
+        train, held_out = (
+            [as_texts(part) for part in parts if part is not None]
+            for parts in (
+                [corpus.train for corpus in self._corpora],
+                [corpus.validation for corpus in self._corpora],
+            )
+        )
+        files = [name for corpus in self._corpora for name in corpus.files]
+        return Corpus(joined(train), joined(held_out) if held_out else None, files=files)
 
     def documents(self) -> Dataset:
-        """Those to train on."""
-        return joined([corpus.train for corpus in self._corpora])
+        """Those to train on; as texts, if only some corpora are conversations."""
+        parts = [corpus.train for corpus in self._corpora]
+        if len({MESSAGES in part.column_names for part in parts}) > 1:
+            parts = [as_texts(part) for part in parts]
+        return joined(parts)
 
     def samples(self, cut: Cutter) -> tuple[Blocks | Rows | Mixture, str]:
         """Samples to train on, and a digest of them."""
@@ -141,6 +153,7 @@ class Streamed:
 
     def __init__(self, config: TrainConfig, checkpoint: Path | None) -> None:
         self._config, self._checkpoint = config, checkpoint
+        self._are_chats: bool | None = None
         if weighted(config.train_file):
             raise ValueError("--streaming reads one corpus, leave out the weights of --train_file")
         self._shards, self._held_out = list_shards(
@@ -162,7 +175,7 @@ class Streamed:
         writes = processes.rank() == 0 and not config.dry_run
         stream = Stream(
             self._shards,
-            lambda documents: cut.samples(documents, limit=None),
+            lambda documents: cut.samples(self._of_one_kind(documents), limit=None),
             seed=config.seed,
             at_once=config.files_at_once,
             folder=self._folder / "shards",
@@ -173,6 +186,16 @@ class Streamed:
             stream[0]  # what is wrong with files or tokens is said before anything is written
         listed = [_stamp(shard.name) for shard in self._shards]
         return stream, hashlib.sha256(repr(listed).encode()).hexdigest()
+
+    def _of_one_kind(self, documents: Dataset) -> Dataset:
+        """The documents of a file; raises `ValueError` if others were texts, and not they."""
+        are_chats = MESSAGES in documents.column_names
+        if self._are_chats not in (None, are_chats):
+            raise ValueError(
+                "the files hold both texts and conversations, name those of one kind to --streaming"
+            )
+        self._are_chats = are_chats
+        return documents
 
     def held_out_documents(self) -> Dataset | None:
         """Those to evaluate on, None if there are none."""
@@ -185,7 +208,7 @@ def open_texts(config: TrainConfig, checkpoint: Path | None) -> Whole | Streamed
 
 
 def corpus_of_run(folder: Path) -> tuple[TrainConfig, Corpus]:
-    """The settings of the run in an output folder, and its documents, read again.
+    """The settings of the run in an output folder, and its documents as texts, read again.
 
     Raises `ValueError` for a run that streamed them, and as `load_corpus` does.
     """
@@ -195,7 +218,7 @@ def corpus_of_run(folder: Path) -> tuple[TrainConfig, Corpus]:
             f"the run in {folder} streamed its training text, which is not kept: name it with "
             "--train_file (or --corpus, to generate)"
         )
-    return config, Whole(config).corpus
+    return config, Whole(config).words()
 
 
 def _source(config: TrainConfig) -> dict[str, Any]:

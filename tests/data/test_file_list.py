@@ -74,5 +74,20 @@ def test_weights(folder):
     assert weighted(["odd:1"]) == []
     with pytest.raises(ValueError, match=r"b\.txt has no weight but others have, .*: b\.txt:1"):
         weighted(["a.txt:1", "b.txt"])
-    with pytest.raises(ValueError, match=r"a\.txt:0\.0 has weight 0, leave it out"):
-        weighted(["a.txt:0.0"])
+    for wrong in ("0.0", "-1", "1e999", "1e"):
+        with pytest.raises(ValueError, match=rf"has the weight {wrong}, give one above 0"):
+            weighted([f"a.txt:{wrong}"])
+    with pytest.raises(ValueError, match="names a corpus twice"):
+        weighted(["a.txt:1", "a.txt:2"])
+    assert weighted(["a.txt:1e-3"]) == [("a.txt", 0.001)]
+
+
+def test_folders_of_runs_and_broken_links_are_left_out(folder):
+    (folder / "notes" / "out").mkdir()
+    for name in ("run.json", "report.md"):
+        (folder / "notes" / "out" / name).write_text("{}", encoding="utf-8")
+    (folder / "notes" / "gone.md").symlink_to("nowhere")
+    found = list_files("notes")
+    assert not any("out" in name or "gone" in name for name in found.names)
+    assert found.notes[1] == "folders of models and runs left out: notes/out"
+    assert "1 broken link" in found.notes[0]

@@ -12,6 +12,7 @@ from gpt2ft import causal_lm_loss, count_targets
 from gpt2ft.config import TrainConfig
 from gpt2ft.evaluation.records import read_records
 from gpt2ft.models.loading import load_model, load_tokenizer
+from gpt2ft.run import output_folder
 from gpt2ft.run.build import build
 from gpt2ft.run.finetune import finetune
 from gpt2ft.run.observe import chosen_prompts
@@ -110,7 +111,7 @@ def test_corpora_with_weights(settings, chats, own_text, tmp_path, capsys):
 
 def test_held_out_texts_and_conversations_together_are_refused(settings, chats, own_text):
     weights = [f"{own_text}:3", f"{chats}:1"]
-    with pytest.raises(ValueError, match="hold both texts and conversations"):
+    with pytest.raises(ValueError, match=r"both texts and conversations.*--validation_file"):
         build(TrainConfig(**{**settings, "train_file": weights}))
 
 
@@ -120,3 +121,28 @@ def test_texts_and_conversations_with_weights(settings, chats, own_text):
     assert run.has_chats and run.tokenizer.chat_template
     (default,) = chosen_prompts(run)  # the beginning of the held-out text, which is no chat
     assert default.ids is None and default.text
+
+
+def test_all_is_learned_and_the_first_words_are_the_prompt(of_chats):
+    run = build(TrainConfig(**{**of_chats, "train_on": "prompt_and_answer"}))
+    (default,) = chosen_prompts(run)
+    assert default.text.startswith("### User:\nI am ") and len(default.text) > 20
+
+
+def test_a_run_of_an_earlier_version_goes_on(settings, monkeypatch):
+    """Its checkpoints do not know the settings that came later, which have their defaults."""
+    record = build(TrainConfig(**settings)).record()
+    earlier = {**record, "config": dict(record["config"])}
+    for name in ("train_on", "encoding", "deduplicate", "prompt_column", "optimizer", "lora_r"):
+        del earlier["config"][name]
+    monkeypatch.setattr(output_folder, "recorded_run", lambda checkpoint: earlier)
+    output_folder.refuse_changes(Path("checkpoint-4"), record)
+    changed = {**record, "config": {**record["config"], "train_on": "prompt_and_answer"}}
+    with pytest.raises(ValueError, match="train_on: answer then, prompt_and_answer now"):
+        output_folder.refuse_changes(Path("checkpoint-4"), changed)
+
+
+def test_files_of_both_kinds_in_a_stream_are_refused(settings, chats, own_text):
+    both = {"train_file": [chats, own_text], "streaming": True, "files_at_once": 2}
+    with pytest.raises(ValueError, match="name those of one kind to --streaming"):
+        build(TrainConfig(**{**settings, **both, "validation_split_percentage": 0}))

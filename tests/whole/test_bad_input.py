@@ -315,13 +315,19 @@ CORPUS = [
     Row(
         "weight 0",
         TRAIN.replace("a.txt", "a.txt:0"),
-        "--train_file a.txt:0 has weight 0, leave it out",
+        "--train_file a.txt:0 has the weight 0, give one above 0",
+    ),
+    Row(
+        "a corpus twice",
+        f"{TRAIN} --train_file a.txt:1".replace("a.txt ", "a.txt:0.5 "),
+        "--train_file names a corpus twice, give it one weight",
     ),
     Row(
         "a weight too small",
-        f"{TRAIN} --train_file a.txt:1".replace("a.txt ", "a.txt:0.000001 "),
+        f"{TRAIN} --train_file b.txt:1".replace("a.txt ", "a.txt:0.000001 "),
         "the weight of corpus 1 is so small that an epoch of ... samples has none of it, give a "
         "larger one",
+        written("b.txt", "some words\n" * 90),
     ),
     Row(
         "weights and a part",
@@ -424,11 +430,9 @@ CHATS = [
     Row(
         "an empty answer",
         JSON,
-        "a conversation has nothing to learn, its answers are empty, leave it out: ...",
-        all_of(
-            chats(ASKED, '{"role": "assistant", "content": ""}'),
-            a_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}"),
-        ),
+        "a conversation has an empty answer, or one that the chat template does not write, such as "
+        'tool_calls; leave it out: {"messages": [' + ASKED + ", ...",
+        chats(ASKED, '{"role": "assistant", "content": ""}'),
     ),
     Row(
         "a template that takes no system message",
@@ -459,8 +463,9 @@ CHATS = [
     Row(
         "conversations and texts",
         f"{JSON} --train_file a.txt",
-        "the files hold both texts and conversations, make them two corpora with a weight each: "
-        "--train_file notes.txt:0.5 chats.jsonl:0.5",
+        "there are both texts and conversations: make them two corpora with a weight each, "
+        "--train_file notes.txt:0.5 chats.jsonl:0.5, and say what to evaluate on with "
+        "--validation_file, or set --validation_split_percentage 0",
         chats(ASKED, ANSWERED),
     ),
     Row(
