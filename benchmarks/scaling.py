@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-STEPS, WARM_UP = 60, 10
+STEPS, WARM_UP = 200, 10
 MODEL = "n_layer=2,n_head=2,n_embd=64,n_positions=512"
 
 

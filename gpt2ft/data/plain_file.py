@@ -22,6 +22,11 @@ from .file_list import is_packed
 
 READ_BYTES = 1 << 20
 LOOKED_AT = 1 << 15  # bytes before and after one that does not fit, by which an encoding is guessed
+COMMON = {
+    *("cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp874", "koi8_r", "koi8_u"),
+    *("cp932", "shift_jis", "euc_jp", "iso2022_jp", "gb18030", "gbk", "gb2312", "big5", "cp949"),
+    *("euc_kr", "utf_16", "utf_16_le", "utf_16_be", "utf_32", "utf_32_le", "utf_32_be"),
+}
 FEW = 16  # bytes that are not ASCII
 USUAL = "cp1252"  # of encodings that fit equally well
 
@@ -137,7 +142,7 @@ def _advice(path: str, offset: int) -> str:
     best = matches[0]
     equal = [m for m in matches if (m.chaos, m.coherence) == (best.chaos, best.coherence)]
     likely = any(USUAL in m.could_be_from_charset for m in equal)
-    if sum(byte > 127 for byte in data) < FEW:  # too few to guess by
+    if best.encoding not in COMMON or sum(byte > 127 for byte in data) < FEW:  # hardly a guess
         with contextlib.suppress(UnicodeDecodeError):
             likely = bool(data.decode(USUAL))
     return f"it looks like {(guess := USUAL if likely else best.encoding)}: try --encoding {guess}"

@@ -95,6 +95,8 @@ def conclusion(run: Run, observed: Observed, output_dir: Path, *, last: int) -> 
             f"the model is that of step {step}, the best on the held-out text; the last one is in "
             f"checkpoint-{last}"
         )
+    if run.config.merge_lora:
+        lines.append(f"merged: the folder holds a whole model; the adapter is in checkpoint-{last}")
     folder = shlex.quote(str(output_dir))
     chat = "--chat " if run.has_chats else ""
     lines += [

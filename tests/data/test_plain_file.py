@@ -80,6 +80,8 @@ def test_records_in_another_encoding(tmp_path):
     [
         ("Liebe Grüße, Jörg. Wir sehen uns am Donnerstag um fünf in Köln. ", "cp1252", "cp1252"),
         ("Cher Monsieur, l'été dernier nous avons mangé des crêpes à Noël. ", "cp1252", "cp1252"),
+        ("Liebe Müller, ", "cp1252", "cp1252"),
+        ("Le café est fermé à Noël, déjà vu, naïve. ", "cp1252", "cp1252"),
         ("Příliš žluťoučký kůň úpěl ďábelské ódy. ", "cp1250", "cp1250"),
         ("Это русский текст. Он написан давно. ", "koi8-r", "koi8_r"),
         ("これは日本語の文章です。猫が好きです。", "shift_jis", "cp932"),
