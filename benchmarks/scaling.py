@@ -69,7 +69,7 @@ def run_here(file: Path, tokenizer: str, trains: bool) -> None:
         times = []
         for _ in train(run.state, run.data, max_steps=STEPS, **run.loop_settings()):
             times.append(time.perf_counter())
-            run.state.batch = run.state.batch - 1 + stride  # the next is far from this one
+            run.state.batches += stride - 1  # the next is far from this one
         result["first_step_s"] = times[0] - start
         steps = [after - before for before, after in itertools.pairwise(times)]
         result["tokens_per_s"] = 8 * 512 / statistics.median(steps[WARM_UP:])
