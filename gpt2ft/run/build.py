@@ -27,7 +27,7 @@ from ..parallel.sharding import shard
 from ..precision import Precision, resolve_device, resolve_precision
 from .chats import prepare_for_chats
 from .recipe import settings_of
-from .texts import Cutter, open_texts
+from .texts import Cutter, Streamed, Whole, open_texts
 from .trained_parts import choose_what_is_trained, default_rate, refuse_another_base
 
 MIN_VOCAB_SIZE = 257  # the least a byte-level tokenizer has
@@ -130,55 +130,74 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
     base = adapters.fingerprint(model) if config.lora_r else None
     refuse_another_base(config, base, checkpoint)
     config = choose_what_is_trained(config, model)
-    block_size = config.block_size or min(512, probe.window(model) or 512)
-    probe.check_fit(model, tokenizer, block_size)
-    threads = torch.get_num_threads() if device.type == "cpu" else None
-    config = dataclasses.replace(
-        config, precision=precision.name, block_size=block_size, threads=threads
-    )
-    earlier = recorded_run(checkpoint).get("config", {}) if checkpoint else {}
-    config = _with_micro_batches(config, earlier)
+    config = _decided(config, model, tokenizer, precision, checkpoint)
     if checkpoint:  # probed with its first weights; trained ones may give logits too close to tell
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
     else:
         keep_apart = config.packing and probe.keeps_documents_apart(model)
-    rate = default_rate(config, model) if config.learning_rate is None else config.learning_rate
-    config = dataclasses.replace(config, learning_rate=rate)
     _prepare_model(config, model, device)
-
     cut = Cutter(config, tokenizer, model.get_input_embeddings().weight.shape[0], keep_apart)
+    data, held_out, digests = _batches(config, texts, cut, checkpoint)
+    # Of a stream that goes on, the first samples are not at hand.
+    recorded = recorded_run(checkpoint).get("chats", False) if checkpoint else None
+    has_chats = _are_chats(data.samples) if recorded is None else recorded
+    chat_notes = prepare_for_chats(model, tokenizer) if has_chats else []
+    return Run(
+        config,
+        first_state(config, model, precision),
+        tokenizer,
+        data,
+        held_out,
+        _max_steps(config, len(data)),
+        digests,
+        cut,
+        has_chats,
+        [*texts.notes, *chat_notes],
+        base,
+    )
+
+
+def _decided(
+    config: TrainConfig, model: Any, tokenizer: Any, precision: Precision, checkpoint: Path | None
+) -> TrainConfig:
+    """The configuration with what it leaves open. Raises `ValueError` if the parts do not fit."""
+    block_size = config.block_size or min(512, probe.window(model) or 512)
+    probe.check_fit(model, tokenizer, block_size)
+    rate = default_rate(config, model) if config.learning_rate is None else config.learning_rate
+    config = dataclasses.replace(
+        config,
+        precision=precision.name,
+        block_size=block_size,
+        threads=torch.get_num_threads() if precision.device.type == "cpu" else None,
+        learning_rate=rate,
+    )
+    return _with_micro_batches(
+        config, recorded_run(checkpoint).get("config", {}) if checkpoint else {}
+    )
+
+
+def _batches(
+    config: TrainConfig, texts: Whole | Streamed, cut: Cutter, checkpoint: Path | None
+) -> tuple[Batches, Batches | None, tuple[str, str]]:
+    """What is trained on and what is held out, and digests of both."""
     with processes.first_on_its_machine():
         samples, digest = texts.samples(cut)
         documents, limit = texts.held_out_documents(), config.max_eval_samples
-        held_out_samples, held_out_digest = (
+        held_out, held_out_digest = (
             cut.samples(documents, limit=limit) if documents else (None, "none")
         )
-    collate = CausalLMCollator(pad_token_id=tokenizer.pad_token_id)
-    batch_size = config.per_device_train_batch_size
-    # A version whose checkpoints do not name the order had the first one.
-    order = recorded_run(checkpoint).get("order", 1) if checkpoint else texts.order
-    data = Batches(samples, collate, batch_size=batch_size, seed=config.seed, order=order)
-    held_out = None
-    if held_out_samples:
-        size = config.per_device_eval_batch_size
-        held_out = Batches(held_out_samples, collate, batch_size=size)
-    elif config.save_best or config.early_stopping_patience:
+    if not held_out and (config.save_best or config.early_stopping_patience):
         raise ValueError(
             "--save_best and --early_stopping_patience go by the held-out loss, but no text is "
             "held out: name --validation_file, or leave them out"
         )
-    state = first_state(config, model, precision)
-    max_steps = _max_steps(config, len(data))
-    # Of a stream that goes on, the first samples are not at hand.
-    has_chats = recorded_run(checkpoint).get("chats", False) if checkpoint else _are_chats(samples)
-    digests = (digest, held_out_digest)
-    run = Run(
-        *(config, state, tokenizer, data, held_out, max_steps, digests, cut),
-        *(has_chats, [*texts.notes], base),
-    )
-    if has_chats:
-        run.notes += prepare_for_chats(model, tokenizer)
-    return run
+    collate = CausalLMCollator(pad_token_id=cut.tokenizer.pad_token_id)
+    # A version whose checkpoints do not name the order had the first one.
+    order = recorded_run(checkpoint).get("order", 1) if checkpoint else texts.order
+    size, eval_size = config.per_device_train_batch_size, config.per_device_eval_batch_size
+    data = Batches(samples, collate, batch_size=size, seed=config.seed, order=order)
+    evaluated = Batches(held_out, collate, batch_size=eval_size) if held_out else None
+    return data, evaluated, (digest, held_out_digest)
 
 
 def _are_chats(samples: Any) -> bool:
