@@ -423,9 +423,9 @@ CHATS = [
     Row(
         "no list of messages",
         JSON,
-        'PLACE/a.jsonl line 1 has no list of messages, write {"messages": [{"role": "user", '
+        'PLACE/a.jsonl line 2 has no list of messages, write {"messages": [{"role": "user", '
         '"content": "..."}, {"role": "assistant", ...}]}',
-        written("a.jsonl", '{"messages": "Hi"}\n'),
+        written("a.jsonl", f'{{"messages": [{ASKED}, {ANSWERED}]}}\n{{"messages": "Hi"}}\n'),
     ),
     Row(
         "an empty answer",
@@ -1044,7 +1044,8 @@ RESUMED = [
     Row(
         "other data",
         f"{RESUME} --train_file b.txt",
-        f"{OTHER} the tokens of the corpus are others{UNDO}",
+        f"{OTHER} the tokens of the corpus are others (train_file: ['...a.txt'] then, ['...b.txt'] "
+        f"now){UNDO}",
         written("b.txt", "other words\n" * 99),
     ),
     Row(
