@@ -22,6 +22,7 @@ from . import (
     cache,
     copies,
     evaluate,
+    export,
     generate,
     pilot,
     report,
@@ -37,7 +38,7 @@ from .run_settings import UsageError
 
 COMMANDS = (
     *(train, pilot, generate, evaluate, report, copies, track),
-    *(rewind, reproduce, verify_resume, cache),
+    *(export, rewind, reproduce, verify_resume, cache),
 )
 FAILED = 1
 
