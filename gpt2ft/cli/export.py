@@ -70,5 +70,8 @@ def command(given: dict[str, Any]) -> int:
 
 def _beside(folder: Path, type: str) -> Path:
     """MODEL-TYPE.gguf beside a folder; of another model, in the current folder."""
-    folder = folder.resolve() if folder.is_dir() else Path(folder.name)
+    if not folder.is_dir():
+        folder = Path(folder.name)
+    elif folder.name in ("", ".."):
+        folder = folder.resolve()
     return folder.with_name(f"{folder.name}-{type}.gguf")

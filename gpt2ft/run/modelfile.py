@@ -15,7 +15,7 @@ PLAIN = (
     '{{- range $i, $_ := .Messages }}{{ if $i }}{{ "\\n\\n" }}{{ end }}### '
     '{{ if eq .Role "user" }}User{{ else if eq .Role "assistant" }}Assistant'
     '{{ else if eq .Role "system" }}System{{ else }}{{ .Role }}{{ end }}:'
-    '{{ "\\n" }}{{ .Content }}{{ if eq .Role "assistant" }}END{{ end }}{{ end }}'
+    '{{ "\\n" }}{{ .Content }}{{ if eq .Role "assistant" }}{{ END }}{{ end }}{{ end }}'
     '{{ "\\n\\n" }}### Assistant:{{ "\\n" }}'
 )
 """`PLAIN_TEMPLATE` in Ollama's language, Go's text/template; END: the end-of-text token."""
@@ -32,7 +32,8 @@ def write_modelfile(path: Path, model_file: Path, model: Any, tokenizer: Any) ->
     if not template:
         lines.append('TEMPLATE """{{ .Prompt }}"""')
     elif template == PLAIN_TEMPLATE:
-        lines.append(f'TEMPLATE """{PLAIN.replace("END", tokenizer.eos_token)}"""')
+        end = json.dumps(tokenizer.eos_token, ensure_ascii=False)
+        lines.append(f'TEMPLATE """{PLAIN.replace("END", end)}"""')
     for token in ends(model, tokenizer):
         text = tokenizer.decode([token])
         lines.append(f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}")

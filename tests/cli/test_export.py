@@ -72,6 +72,19 @@ def test_eight_bits_into_a_file_of_that_name(folder, tmp_path, capsys):
     assert [path.name for path in target.parent.iterdir()] == ["my.gguf"]
 
 
+@pytest.mark.usefixtures("without_llama_cpp")
+def test_an_adapter_is_merged(made, tmp_path, capsys):
+    peft = pytest.importorskip("peft")
+    model = transformers.AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
+    names = ["q_proj", "v_proj"]
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=names, init_lora_weights=False))
+    model.save_pretrained(tmp_path / "adapter")
+    assert export(capsys, tmp_path / "adapter")[0] == 0
+    ids = torch.arange(40)[None]
+    read = read_gguf(tmp_path / "adapter-f16.gguf")[0]
+    torch.testing.assert_close(read(ids).logits, model(ids).logits, atol=0.05, rtol=0.01)
+
+
 def scaled(name, tensor):
     return tensor * 1.01 if name == "blk.1.ffn_down.weight" else tensor
 
@@ -144,7 +157,10 @@ def test_tokens_that_are_not_the_models(folder, capsys, monkeypatch):
     ("template", "expected"),
     [
         (None, 'TEMPLATE """{{ .Prompt }}"""\n'),
-        (PLAIN_TEMPLATE, '{{ .Content }}{{ if eq .Role "assistant" }}<|endoftext|>{{ end }}'),
+        (
+            PLAIN_TEMPLATE,
+            '{{ .Content }}{{ if eq .Role "assistant" }}{{ "<|endoftext|>" }}{{ end }}',
+        ),
         ("{{ messages }}", ""),
     ],
     ids=["none", "ours", "another"],
