@@ -160,7 +160,7 @@ def _check(path: Path, model: Any, tokenizer: Any, bounds: Bounds, type: str, st
         return
     stop.check()
     began = time.monotonic()
-    with llama_cpp.running(path, gguf.longest_context(model.config)) as reader:
+    with llama_cpp.running(path, max(len(text.ids) for text in texts)) as reader:
         for text in PROMPTS:
             _same_ids(text, tokenizer(text)["input_ids"], reader.tokens(text), "llama.cpp")
         farthest, same, count = _ask(model, texts, reader)

@@ -147,11 +147,17 @@ def test_a_tokenizer_of_sentencepiece(space, tmp_path):
 
 @pytest.mark.parametrize(("expression", "name"), [(QWEN2, "qwen2"), (LLAMA3, "llama-bpe")])
 def test_ways_of_cutting(expression, name, tmp_path, tokenizer):
-    path = written(tmp_path / "m.gguf", small("llama"), cut_by(tokenizer, expression))
+    own = cut_by(tokenizer, expression)
+    path = written(tmp_path / "m.gguf", small("llama"), own)
     assert gguf.GGUFReader(path).fields["tokenizer.ggml.pre"].contents() == name
+    its = read_gguf(path)[1]
+    for text in (TEXT, "12345 <think> a<|endoftext|>"):
+        assert own(text)["input_ids"] == its(text)["input_ids"]
+        assert own(text)["input_ids"][0] == own.bos_token_id == 280
 
 
 def cut_by(tokenizer, expression):
+    """The tokenizer with another way of cutting, a token that begins each text, and one more."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -159,7 +165,14 @@ def cut_by(tokenizer, expression):
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+    backend.add_special_tokens(["<bos>"])
+    backend.add_tokens(["<think>"])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 280)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<bos>", eos_token="<|endoftext|>"
+    )
 
 
 def test_another_way_of_cutting_is_refused(tmp_path, tokenizer):
