@@ -140,7 +140,7 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
         )
     model, info = loaded
     if info["missing_keys"]:
-        raise ValueError(f"{path} lacks tensors, {', '.join(sorted(info['missing_keys'])[:5])}")
+        raise ValueError(f"it lacks tensors, {', '.join(sorted(info['missing_keys'])[:5])}")
     for tensor in reader.tensors:
         if tensor.name == ROPE_FACTORS:
             model.model.rotary_emb.inv_freq /= torch.from_numpy(np.array(tensor.data))

@@ -149,21 +149,19 @@ def _check(path: Path, model: Any, tokenizer: Any, bounds: Bounds, type: str, st
         raise ValueError(f"transformers cannot read the file, {reason}; it is deleted") from error
     _compare_weights(model, other, type)
     _compare_tokens(tokenizer, its_tokenizer, "transformers")
-    texts = continued(model, tokenizer, gguf.longest_context(model.config))
-    stop.check()
-    found = compare(model, other, texts)
+    texts = continued(model, tokenizer, gguf.longest_context(model.config), stop)
+    found = compare(model, other, texts, stop)
     _refuse(found.fault(bounds), "transformers")
     took = time.monotonic() - began
     print_line(f"read again by transformers: {found.text()} ({took:.1f} s)")
     if not llama_cpp.is_installed():
         print_line("not read by llama.cpp itself, for that: pip install xllamacpp")
         return
-    stop.check()
     began = time.monotonic()
     with llama_cpp.running(path, max(len(text.ids) for text in texts)) as reader:
         for text in PROMPTS:
             _same_ids(text, tokenizer(text)["input_ids"], reader.tokens(text), "llama.cpp")
-        farthest, same, count = _ask(model, texts, reader)
+        farthest, same, count = _ask(model, texts, reader, stop)
     if not farthest <= bounds.llama_cpp:
         what = f"a greedy token's log-probability is {farthest:.3g} nats away"
         _refuse(f"{what}, at most {bounds.llama_cpp:g} is allowed", "llama.cpp")
@@ -200,19 +198,20 @@ def _same_ids(text: str, own: Sequence[int], other: Sequence[int], reader: str) 
         _refuse(f"{text!r} is the tokens {list(own)}, there {list(other)}", reader)
 
 
-def continued(model: Any, tokenizer: Any, context: int) -> list[Continued]:
+def continued(model: Any, tokenizer: Any, context: int, stop: Stop) -> list[Continued]:
     """What the model greedily writes after each prompt, within its context."""
     begin = [0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id]
     prompts = [(tokenizer(text)["input_ids"] or begin)[: context // 2] for text in PROMPTS]
     new = min(NEW_TOKENS, context - max(map(len, prompts)))
     texts = [list(prompt) for prompt in prompts]
     for step in generate_tokens(model, prompts, Sampling(max_new_tokens=new, do_sample=False)):
+        stop.check()
         for text, token in zip(texts, step.tokens.tolist(), strict=True):
             text.append(token)
     return [Continued(*pair) for pair in zip(texts, map(len, prompts), strict=True)]
 
 
-def compare(model: Any, other: Any, texts: Sequence[Continued]) -> Difference:
+def compare(model: Any, other: Any, texts: Sequence[Continued], stop: Stop) -> Difference:
     """How far `other` is from the model on texts that the model wrote greedily.
 
     Both read the same tokens: where all greedy tokens are the same, `other` alone writes them too.
@@ -220,6 +219,7 @@ def compare(model: Any, other: Any, texts: Sequence[Continued]) -> Difference:
     same = count = positions = 0
     gap = total = largest = 0.0
     for ids, start in texts:
+        stop.check()
         own, its = _log_probabilities(model, ids), _log_probabilities(other, ids)
         divergence = (own.exp() * (own - its)).sum(-1)
         positions += len(divergence)
@@ -234,7 +234,7 @@ def compare(model: Any, other: Any, texts: Sequence[Continued]) -> Difference:
 
 
 def _ask(
-    model: Any, texts: Sequence[Continued], reader: llama_cpp.Reader
+    model: Any, texts: Sequence[Continued], reader: llama_cpp.Reader, stop: Stop
 ) -> tuple[float, int, int]:
     """The largest distance in log-probability, the same greedy tokens, and how many there are.
 
@@ -242,6 +242,7 @@ def _ask(
     """
     farthest, same, count = 0.0, 0, 0
     for ids, start in texts:
+        stop.check()
         own = _log_probabilities(model, ids)[start - 1 :]
         written = reader.greedy(ids[:start], len(ids) - start)
         for row, expected, (token, said) in zip(own, ids[start:], written, strict=False):

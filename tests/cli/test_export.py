@@ -16,7 +16,9 @@ from gpt2ft.models import gguf, gguf_tokenizer
 from gpt2ft.models.gguf import read_gguf
 from gpt2ft.models.loading import train_tokenizer
 from gpt2ft.run import llama_cpp
+from gpt2ft.run.export import export as write_and_check
 from gpt2ft.run.recipe import SETTINGS_FILE, to_yaml
+from gpt2ft.system.signals import Stop, Stopped
 
 pytest.importorskip("gguf")
 SIZES = {
@@ -184,6 +186,14 @@ def test_a_file_that_exists_stays(folder, capsys):
     status, _, err = export(capsys, folder)
     assert status == 1 and f"{path} exists, name another file with -o" in err
     assert path.read_text() == "mine"
+
+
+def test_stopped_it_leaves_nothing(folder):
+    stop = Stop()
+    stop.signal = 15
+    with pytest.raises(Stopped):
+        write_and_check(str(folder), folder.with_name("m.gguf"), type="f16", stop=stop)
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_a_run_that_has_not_finished(folder, capsys):
