@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.chat_template import question_ids, user_message
 from ..data.chats import ANSWERS
-from ..generation.config import GenerateConfig
-from ..generation.ready_model import ReadyModel
 from ..generation.text import begin
 from ..models.probe import window
 from .session import Session
@@ -26,17 +24,8 @@ class ChatSession(Session):
     HINT = 'A line is a question; several lines between two lines of """.'
     NOTHING_YET = "there is no question yet, ask one"
 
-    def __init__(
-        self,
-        config: GenerateConfig,
-        model: ReadyModel,
-        load: Callable[[str], ReadyModel],
-        write: Callable[[str], None],
-    ) -> None:
-        """See `Session`."""
-        super().__init__(config, model, load, write)
-        self._system: list[Message] = []
-        self._noted_forgotten = False
+    _system: Sequence[Message] = ()
+    _noted_forgotten = False
 
     def say(self, typed: str) -> None:
         """Answer a question."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import glob
 import os
@@ -49,11 +50,15 @@ def interact(session: Session) -> int:
             session.write("\n\n")
 
 
-class Session:
+class Session(abc.ABC):
     """What was written so far, with which model and settings; and the commands, `do_...`."""
 
-    GREETING = HINT = ""
-    NOTHING_YET = "there is no text yet, type the beginning of one"
+    GREETING: str
+    """What is shown at the start."""
+    HINT: str
+    """What a line is, for /help."""
+    NOTHING_YET: str
+    """What a command says that needs a text, if there is none."""
 
     def __init__(
         self,
@@ -70,9 +75,9 @@ class Session:
         self._seconds: list[list[float]] = []  # for each text, from its start to each token
         self._noted_window = False
 
+    @abc.abstractmethod
     def say(self, typed: str) -> None:
         """Answer what was typed and is no command."""
-        raise NotImplementedError
 
     def answer(self, line: str) -> None:
         """Answer a line; or carry out its command, if it begins with a single slash.

@@ -32,6 +32,8 @@ class TextSession(Session):
     )
     HINT = 'A line is the beginning of a text; several lines between two lines of """.'
 
+    NOTHING_YET = "there is no text yet, type the beginning of one"
+
     def say(self, typed: str) -> None:
         """Continue a text."""
         self._write_on(begin(self._model.tokenizer, typed, self._config.seed), shown=typed)

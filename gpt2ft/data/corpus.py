@@ -104,7 +104,7 @@ def _of_files(
             rows, validation, names = hold_out.of_text_files(reader, names)
             files += names
         else:
-            rows, equal = reader.files(names), []
+            rows = reader.files(names)
             rows, equal = without_duplicates(rows) if deduplicate else (rows, [])
             rows, validation = hold_out.of_rows(rows, alone=len(groups) == 1)
         notes += equal

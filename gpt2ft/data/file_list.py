@@ -87,13 +87,11 @@ def list_files(patterns: str | Sequence[str]) -> FileList:
 
 def _in_folder(folder: str) -> tuple[list[str], list[str]]:
     """The files of a folder that can be read as text, and what is to be said of the others."""
-    inside, others, runs = [], Counter[str](), []
-    for path in sorted(Path(folder).rglob("*")):
-        if path.name in OF_A_MODEL and path.parent != Path(folder):
-            runs.append(path.parent)
-    for path in sorted(Path(folder).rglob("*")):
+    inside, others, paths = [], Counter[str](), sorted(Path(folder).rglob("*"))
+    runs = {path.parent for path in paths if path.name in OF_A_MODEL} - {Path(folder)}
+    for path in paths:
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if is_hidden or path.is_dir() or not {*runs}.isdisjoint(path.parents):
+        if is_hidden or path.is_dir() or not runs.isdisjoint(path.parents):
             continue
         ending = path.with_suffix("").suffix if is_packed(path.name) else path.suffix
         if not path.exists():
@@ -112,14 +110,15 @@ def _in_folder(folder: str) -> tuple[list[str], list[str]]:
     if n:
         notes.append(f"{_counted(n, 'file')} of other kinds left out ({endings}) in {folder}")
     if runs:
-        notes.append(f"folders of models and runs left out: {_some(sorted({*map(str, runs)}))}")
+        notes.append(f"folders of models and runs left out: {_some(sorted(map(str, runs)))}")
     return inside, notes
 
 
 def weighted(patterns: Sequence[str]) -> list[tuple[str, float]]:
     """`a.txt:0.7 b.jsonl:0.3` as `[("a.txt", 0.7), ("b.jsonl", 0.3)]`; empty if none has a weight.
 
-    Raises `ValueError` if only some have one, or one is 0.
+    Raises `ValueError` if only some have one, if one is no number above 0, or if a corpus is named
+    twice.
     """
     found = {pattern: WEIGHT.fullmatch(pattern) for pattern in patterns}
     matches = {p: m for p, m in found.items() if m and not os.path.exists(p)}

@@ -145,4 +145,5 @@ def _advice(path: str, offset: int) -> str:
     if best.encoding not in COMMON or sum(byte > 127 for byte in data) < FEW:  # hardly a guess
         with contextlib.suppress(UnicodeDecodeError):
             likely = bool(data.decode(USUAL))
-    return f"it looks like {(guess := USUAL if likely else best.encoding)}: try --encoding {guess}"
+    guess = USUAL if likely else best.encoding
+    return f"it looks like {guess}: try --encoding {guess}"

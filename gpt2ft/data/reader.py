@@ -81,9 +81,9 @@ class Reader:
             return _cached(text_files.text_pieces, read, PIECES, self.cache_dir)
         if kind == "json":
             read["columns"] = self.columns
-            return _used_columns(
-                _cached(json_files.json_texts, read, RECORDS, self.cache_dir), files
-            )
+            rows = _cached(json_files.json_texts, read, RECORDS, self.cache_dir)
+            # Of the two columns one is filled: the first record decides which.
+            return rows.remove_columns("text" if rows[0]["text"] is None else MESSAGES)
         return self._table(kind, files, stamps)
 
     def _table(self, kind: str, files: Sequence[str], stamps: Sequence[Any]) -> Dataset:
@@ -130,17 +130,6 @@ class Reader:
         column = choose_column(source, self.text_column, strings, rows.column_names)
         rows = rows.select_columns([column])
         return rows if column == "text" else rows.rename_column(column, "text")
-
-
-def _used_columns(rows: Dataset, files: Sequence[str]) -> Dataset:
-    """The rows with the one of the two columns that is filled."""
-    missing = rows.data.column("text").null_count
-    if 0 < missing < len(rows):
-        raise ValueError(
-            f"{', '.join(files)} have both texts and conversations, make them two corpora with a "
-            f"weight each: {files[0]}:0.5"
-        )
-    return rows.remove_columns("text" if missing else MESSAGES)
 
 
 def _conversations(rows: Dataset, columns: Columns, source: str) -> Dataset:

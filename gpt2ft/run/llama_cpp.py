@@ -18,6 +18,7 @@ import torch
 
 
 def is_installed() -> bool:
+    """Whether `xllamacpp` can be imported."""
     return importlib.util.find_spec("xllamacpp") is not None
 
 

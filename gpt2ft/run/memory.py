@@ -53,8 +53,12 @@ def most_bytes(run: Run) -> int:
     n_tokens, n_blocks = largest_micro_batch(run), len(blocks(model))
     vocabulary, channels = model.get_input_embeddings().weight.shape  # type: ignore[operator]
     each = n_blocks * (100 * channels + 32 * config.block_size) + 3 * vocabulary
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return int(4 * n_tokens * each + 6 * parameters + state_bytes(run.state.optimizer))
+    gradients = _gradient_bytes(model)
+    return int(4 * n_tokens * each + 6 * gradients + state_bytes(run.state.optimizer))
+
+
+def _gradient_bytes(model: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
 def bytes_needed(run: Run) -> int:
@@ -67,7 +71,7 @@ def bytes_needed(run: Run) -> int:
     model, config = run.state.model, run.config
     assert config.micro_batches_per_step
     share = processes.size() if is_divided(model) else 1
-    gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    gradients = _gradient_bytes(model)
     # When the last micro-batch is computed, the gradients of the others are there: one, or one for
     # each level of the tree that adds them in a fixed order.
     own = -(-config.micro_batches_per_step // processes.size())

@@ -113,13 +113,9 @@ class Whole:
 
     def words(self) -> Corpus:
         """All documents as texts."""
-        train, held_out = (
-            [as_texts(part) for part in parts if part is not None]
-            for parts in (
-                [corpus.train for corpus in self._corpora],
-                [corpus.validation for corpus in self._corpora],
-            )
-        )
+        train = [as_texts(corpus.train) for corpus in self._corpora]
+        validations = (corpus.validation for corpus in self._corpora)
+        held_out = [as_texts(part) for part in validations if part is not None]
         files = [name for corpus in self._corpora for name in corpus.files]
         return Corpus(joined(train), joined(held_out) if held_out else None, files=files)
 

@@ -10,16 +10,8 @@ from gpt2ft.data.chat_template import give_template, question_ids, stop_tokens
 from gpt2ft.generation.config import GenerateConfig
 from gpt2ft.generation.ready_model import ReadyModel
 from gpt2ft.generation.text import add_end_tokens, begin, extend
+from tests.support.screen import Screen
 from tests.support.tiny import byte_tokenizer
-
-
-class Screen(list):
-    """What a session wrote."""
-
-    def take(self):
-        text = "".join(self)
-        self.clear()
-        return text
 
 
 @pytest.fixture

@@ -19,15 +19,7 @@ from gpt2ft.cli.session import SETTINGS
 from gpt2ft.cli.text_session import TextSession
 from gpt2ft.generation.config import GenerateConfig
 from gpt2ft.generation.ready_model import ReadyModel
-
-
-class Screen(list):
-    """What a conversation wrote."""
-
-    def take(self):
-        text = "".join(self)
-        self.clear()
-        return text
+from tests.support.screen import Screen
 
 
 @pytest.fixture
