@@ -48,12 +48,19 @@ class Card:
             return f"how sure that is cannot be said {over}, {FEWEST_UNITS} are needed"
         if found is None:
             return "how sure that is cannot be said: the tokenizers differ, and documents are few"
-        bounds = f"the {PERCENT} interval {over} is {found.low:+.4f} to {found.high:+.4f}"
-        if not found.excludes_zero:
-            return f"no difference that this text can show: {bounds}"
-        word = "better" if found.high < 0 else "worse"
         what = "loss" if self.same_tokens else "bits per byte"
-        return f"{word} by {abs(found.difference):.4f} in {what}: {bounds}"
+        if not found.excludes_zero:
+            bounds = f"{found.low:+.4f} to {found.high:+.4f}"
+            return (
+                f"no difference that this text can show: the change in {what} is {bounds} "
+                f"({PERCENT} interval {over})"
+            )
+        word = "better" if found.high < 0 else "worse"
+        least, most = sorted((abs(found.low), abs(found.high)))
+        return (
+            f"{word} by {abs(found.difference):.4f} in {what} ({PERCENT} interval {over}: "
+            f"{least:.4f} to {most:.4f})"
+        )
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Name, the baseline's value and the model's, of each figure."""

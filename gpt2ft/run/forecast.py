@@ -218,8 +218,9 @@ def _text(facts: dict[str, Any]) -> str:
     if "tokens" in data:
         left_out = data["tokens_left_out"]
         lines.append(
-            f"text   {data['documents']:,} documents, {data['tokens']:,} tokens in "
-            f"{data['samples']:,} samples, {left_out:,} tokens left out"
+            f"text   {data['documents']:,} document{'s' * (data['documents'] != 1)}, "
+            f"{data['tokens']:,} tokens in {data['samples']:,} samples, "
+            f"{left_out:,} tokens left out"
             + (" (cut off, without an answer, or beyond --max_train_samples)" if left_out else "")
         )
     rates = facts["learning_rate"]

@@ -1,6 +1,7 @@
 """pytest tests/evaluation/test_card.py"""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -30,6 +31,17 @@ def test_better_is_only_said_where_it_is(model, baseline, words):
     card = Card(model, baseline, protocol="blocked, 32 tokens")
     assert words in card.verdict() and bool(words) == bool(card.verdict())
     assert card.verdict() in card.text()
+
+
+@pytest.mark.parametrize(("loss", "word"), [(3.0, "better"), (5.0, "worse")])
+def test_the_interval_is_that_of_the_difference_that_is_said(loss, word):
+    """In words it has no sign: better by 1.0, between 0.9 and 1.1."""
+    card = Card(made(loss, spread=0.1), made(4.0), protocol="blocked, 32 tokens")
+    numbers = [float(x) for x in re.findall(r"\d\.\d{4}", card.verdict())]
+    shown, low, high = numbers
+    found = card.difference()
+    assert card.verdict().startswith(f"{word} by ") and low < shown < high
+    assert sorted((abs(found.low), abs(found.high))) == pytest.approx([low, high], abs=1e-4)
 
 
 def test_other_tokenizers_are_compared_by_bytes():
