@@ -34,14 +34,9 @@ def continue_texts(config: GenerateConfig, name: str, prompts: Sequence[Prompt])
 
     Raises what loading and generating raise.
     """
-    precision = resolve_precision(config.precision, resolve_device(config.device))
-    model = load_ready(
-        name, precision, revision=config.model_revision, tokenizer_name=config.tokenizer_name
-    )
-    documents = _not_to_copy(config, name)
-    model.corpus = index_text(documents, model.tokenizer) if documents else None
+    load = loader(config, name)
+    model = load(name)
     if config.chat:
-        _ready_to_answer(model)
         prompts = [_question(model, prompt) for prompt in prompts]
     write = writer(config.raw)
     at_once = config.json or config.prompt_file or config.num_return_sequences > 1
@@ -53,16 +48,28 @@ def continue_texts(config: GenerateConfig, name: str, prompts: Sequence[Prompt])
         noted = noted or bool(note)
     if not config.interactive:
         return 0
-
-    def load(name: str) -> ReadyModel:
-        other = load_ready(name, precision)
-        other.corpus = index_text(documents, other.tokenizer) if documents else None
-        if config.chat:
-            _ready_to_answer(other)
-        return other
-
     session = ChatSession if config.chat else TextSession
     return interact(session(config, model, load, write))
+
+
+def loader(config: GenerateConfig, first: str) -> Callable[[str], ReadyModel]:
+    """Loads models to use with these settings; `first` is the name of the one they are for."""
+    precision = resolve_precision(config.precision, resolve_device(config.device))
+    documents = _not_to_copy(config, first)
+
+    def load(name: str) -> ReadyModel:
+        model = load_ready(
+            name,
+            precision,
+            revision=config.model_revision if name == first else "main",
+            tokenizer_name=config.tokenizer_name if name == first else None,
+        )
+        model.corpus = index_text(documents, model.tokenizer) if documents else None
+        if config.chat:
+            _ready_to_answer(model)
+        return model
+
+    return load
 
 
 def _ready_to_answer(model: ReadyModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from ..checkpoint.folders import is_finished
 from ..checkpoint.manifest import MANIFEST, read_json
 from ..data.prompts import Prompt, read_prompts
 from ..generation.config import GenerateConfig
-from ..run.recipe import SETTINGS_FILE
+from ..run.recipe import SETTINGS_FILE, load_recipe
 from ..system.signals import listening
 from ..system.terminal import printable
 from .flags import Commands, add_flags
@@ -43,13 +44,21 @@ def command(given: dict[str, Any]) -> int:
         _note_choice(name)
     prompts = [Prompt(text) for text in config.prompt]
     prompts += read_prompts(config.prompt_file) if config.prompt_file else []
-    ask_hub_once([name, config.tokenizer_name])
+    baseline = config.baseline or (tuned_from(name) if config.web else None)
+    if config.web:
+        check_web()
+    ask_hub_once([name, baseline, config.tokenizer_name])
     spin_briefly()
     with listening() as stop, stop.postponed():  # as for training
-        from .continue_texts import continue_texts
+        if config.web:
+            from .play import play
+        else:
+            from .continue_texts import continue_texts
 
         set_up_process(config.device, config.threads)
     stop.check()
+    if config.web:
+        return play(config, name, baseline)
     return continue_texts(config, name, prompts)
 
 
@@ -62,6 +71,23 @@ def newest_finished_run(folder: Path) -> str:
             "--model_name_or_path gpt2-mini, which is built in"
         )
     return str(max(finished, key=lambda path: (path / MANIFEST).stat().st_mtime))
+
+
+def check_web() -> None:
+    """Raise `UsageError` if what serves the page is not installed."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"--web needs a library: pip install 'gpt2ft[web]' ({error})") from error
+
+
+def tuned_from(name: str) -> str | None:
+    """The model that the run in a folder of that name fine-tuned; None if it began with none."""
+    if not is_of_run(name):
+        return None
+    base: str | None = load_recipe(os.path.join(name, SETTINGS_FILE)).get("model_name_or_path")
+    return base
 
 
 def is_of_run(name: str) -> bool:

@@ -74,6 +74,18 @@ class GenerateConfig(Sampling):
     """Tokenizer, where it is not in the model's folder: a folder, or a name on the hub."""
     interactive: bool = setting(False, flag="-i")
     """Ask for prompts in the terminal."""
+    web: bool = False
+    """Open a page in the browser in which the model writes."""
+    host: str = "127.0.0.1"
+    """With --web: the address to listen at; other than loopback, the link has a token."""
+    port: int | None = setting(None, at_least=1, at_most=65535)
+    """With --web: the port to listen at; default: 7474, or the next one that is free."""
+    browser: bool = setting(
+        True, off_help="With --web: only print the link, do not open it in a browser."
+    )
+    """With --web: open the link in a browser."""
+    baseline: str | None = None
+    """With --web: a second model to compare with; default: what the first was tuned from."""
     chat: bool = False
     """Answer in turns, for a model that learned from conversations: prompts are questions."""
     prompt: tuple[str, ...] = setting((), flag="-p")
@@ -110,17 +122,28 @@ class GenerateConfig(Sampling):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_bounds(self)
         check_utf8(self, "prompt")
-        if not (self.interactive or self.prompt or self.prompt_file):
-            raise ValueError("nothing to continue, give -i, -p TEXT or --prompt_file FILE")
-        if self.interactive and (self.json or self.num_return_sequences > 1):
-            name = "json" if self.json else "num_return_sequences"
-            raise ValueError(
-                f"--{name} cannot be combined with -i, use it with --prompt or --prompt_file"
-            )
-        if self.corpus and not (self.max_verbatim or self.interactive):
+        self._check_what_to_do()
+        if self.corpus and not (self.max_verbatim or self.interactive or self.web):
             raise ValueError("--corpus is for --max_verbatim, add for example --max_verbatim 20")
         if self.num_return_sequences > 1 and not (self.do_sample and self.temperature):
             raise ValueError(
                 f"--num_return_sequences {self.num_return_sequences} would give the same text each "
                 "time, as greedy generation draws nothing: leave out one of the two"
             )
+
+    def _check_what_to_do(self) -> None:
+        """Raise `ValueError` unless there is one thing to do: a page, a terminal, or prompts."""
+        if not (self.web or self.interactive or self.prompt or self.prompt_file):
+            raise ValueError("nothing to continue, give -i, --web, -p TEXT or --prompt_file FILE")
+        if self.web and (self.interactive or self.prompt or self.prompt_file):
+            raise ValueError("--web opens a page, in which prompts are typed: give no others")
+        if (self.web or self.interactive) and (self.json or self.num_return_sequences > 1):
+            name = "json" if self.json else "num_return_sequences"
+            where = "--web" if self.web else "-i"
+            raise ValueError(
+                f"--{name} cannot be combined with {where}, use it with --prompt or --prompt_file"
+            )
+        for name in ("host", "port", "browser", "baseline"):
+            if not self.web and getattr(self, name) != getattr(GenerateConfig, name):
+                flag = "no_browser" if name == "browser" else name
+                raise ValueError(f"--{flag} is for --web, add it or leave this out")
