@@ -54,7 +54,11 @@ class Playground:
         return Starlette(
             routes=routes,
             middleware=[Middleware(Access, token=token)],
-            exception_handlers={HTTPException: _refused, ClientDisconnect: _gone},
+            exception_handlers={
+                HTTPException: _refused,
+                ClientDisconnect: _gone,
+                Exception: _failed,
+            },
         )
 
     async def state(self, _: Request) -> Response:
@@ -111,12 +115,21 @@ async def _events(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, 
             async for event in found:
                 yield _line(event)
         except Exception as error:  # of this text; the next may be better
-            print(f"gpt2ft: error: {printable(error_line(error))}", file=sys.stderr, flush=True)
-            yield _line({"error": error_line(error)})
+            yield _line({"error": _told(error)})
 
 
 def _line(event: Event) -> bytes:
     return json.dumps(event).encode() + b"\n"
+
+
+def _told(error: Exception) -> str:
+    """What an error says, which is also written to standard error."""
+    print(f"gpt2ft: error: {printable(error_line(error))}", file=sys.stderr, flush=True)
+    return error_line(error)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": _told(error)}, 500)
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -140,6 +153,7 @@ def listen(host: str, port: int | None, *, first: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, number))
+            listener.listen()  # whoever calls before the server runs waits for it
             return listener
         except OSError as error:
             listener.close()
@@ -160,6 +174,7 @@ def serve(app: Starlette, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         log_config=None,
+        log_level="critical",  # our own lines say what is wrong
         access_log=False,
         lifespan="off",
         ws="none",
