@@ -21,7 +21,7 @@ class TrainConfig:
     model_name_or_path: str | None = setting(
         "gpt2", path=True, rules_out_fallback=True, one_of="model"
     )
-    """Model to fine-tune: a name on the Hugging Face hub, a folder, or gpt2-mini (built in)."""
+    """Model to fine-tune: a name on the Hugging Face hub, a folder, a .gguf file, or gpt2-mini."""
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub."""
     model_type: str | None = setting(None, rules_out_fallback=True, one_of="model")

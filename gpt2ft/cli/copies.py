@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..generation.config import Sampling
-from ..models.built_in import located
+from ..models.names import located
 from ..settings import check_bounds, setting
 from .flags import Commands, add_flags
 from .generate import is_of_run

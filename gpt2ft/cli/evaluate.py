@@ -10,7 +10,7 @@ from ..evaluation.config import EvaluateConfig
 from ..system.signals import listening
 from ..system.terminal import print_line
 from .flags import Commands, add_flags
-from .process import ask_hub_once, set_up_process, spin_briefly
+from .process import ask_hub_once, note_unpacked, set_up_process, spin_briefly
 from .run_settings import UsageError
 
 
@@ -39,6 +39,7 @@ def command(given: dict[str, Any]) -> int:
 
             set_up_process(config.device, config.threads)
         stop.check()
+        note_unpacked(name, config.baseline)
         card, text = evaluated(name, config, stop=stop)
     if config.json:
         named = {"model_path": name, "baseline_path": config.baseline, "text": text}

@@ -7,10 +7,10 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from ..models.built_in import located
+from ..models.names import is_gguf, is_here
 from ..system.hub import go_offline_if_unreachable
 from ..system.signals import Stop
-from ..system.terminal import be_quiet, silence_libraries
+from ..system.terminal import be_quiet, printable, silence_libraries
 from .run_settings import UsageError
 
 SPINS = "1000"
@@ -116,6 +116,20 @@ def whose_error(message: str, *, is_usage: bool) -> str | None:
 
 
 def ask_hub_once(names: Sequence[str | None]) -> None:
-    """Ask the hub once, if any of the names is neither a folder nor built in."""
-    if any(name is not None and not os.path.isdir(located(name)) for name in names):
+    """Ask the hub once, if any of the names is neither a folder or file nor built in."""
+    if any(name is not None and not is_here(name) for name in names):
         go_offline_if_unreachable()
+
+
+def note_unpacked(*names: str | None) -> None:
+    """Say on standard error of each model that is a GGUF file how its weights are kept there."""
+    from ..models.from_gguf import weight_type
+    from ..parallel import processes
+
+    files = [name for name in dict.fromkeys(names) if name and is_gguf(name)]
+    for name in files if processes.rank() == 0 else []:
+        kind = weight_type(name)
+        text = (
+            f"{name} holds weights of the type {kind}; they are unpacked, the model is a plain one"
+        )
+        print(f"gpt2ft: {printable(text)}", file=sys.stderr)

@@ -106,8 +106,8 @@ def write_gguf(
         writer.close()
 
 
-def read_gguf(path: Path) -> tuple[Any, Any]:
-    """The model in fp32, in evaluation mode, and the tokenizer of a GGUF file.
+def read_gguf(path: Path) -> Any:
+    """The model of a GGUF file in fp32, in evaluation mode.
 
     transformers reads it; what transformers passes over is read here: GPT-2's positions and inner
     size, the size of heads, and the factors of rotary positions. Raises `ValueError` if tensors are
@@ -117,7 +117,6 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
 
     folder, name = path.parent, path.name
     config: Any = AutoConfig.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
     reader = gguf.GGUFReader(path)
 
     def field(name: str) -> Any:
@@ -144,7 +143,12 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
     for tensor in reader.tensors:
         if tensor.name == ROPE_FACTORS:
             model.model.rotary_emb.inv_freq /= torch.from_numpy(np.array(tensor.data))
-    return model.eval(), tokenizer
+    return model.eval()
+
+
+def read_gguf_tokenizer(path: Path) -> Any:
+    """The tokenizer of a GGUF file, as transformers reads it."""
+    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
 
 
 def longest_context(config: Any) -> int:

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from .adapters import check_peft, merge_saved
-from .built_in import located
+from .from_gguf import load_gguf, load_gguf_tokenizer
+from .names import is_gguf, located
 from .untrusted import (
     adapter_settings,
     adapter_weights,
@@ -32,13 +33,15 @@ DEFAULT_VOCAB_SIZE = 8192
 
 
 def load_tokenizer(name: str, *, revision: str = "main") -> Any:
-    """The tokenizer of a folder, of `gpt2-mini`, which is built in, or of a model on the hub.
+    """The tokenizer of a folder, a GGUF file, of `gpt2-mini`, which is built in, or on the hub.
 
     For an adapter that has none it is that of the model it belongs to. No code that comes with it
     is run. Where it has no pad token, end-of-text serves. Raises `FileNotFoundError`, `ValueError`
     or `HubUnavailableError`.
     """
     name = located(name)
+    if is_gguf(name):
+        return _padding(load_gguf_tokenizer(name))
     with loading("tokenizer", name, revision) as (place, commit):
         settings = adapter_settings(place, commit)
         own = not settings or has_tokenizer(place, commit)
@@ -50,7 +53,8 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Any:
 
 
 def load_model(name: str, *, revision: str = "main", dropout: float | None = None) -> Any:
-    """A causal language model in fp32, in evaluation mode: from a folder, `gpt2-mini` or the hub.
+    """A causal language model in fp32, in evaluation mode: from a folder, a GGUF file, the hub, or
+    `gpt2-mini`, which is built in.
 
     Of a LoRA adapter it is the model that the adapter belongs to, with the adapter added to its
     weights, for which `peft` must be installed. Only safetensors are read, and no code that comes
@@ -59,6 +63,8 @@ def load_model(name: str, *, revision: str = "main", dropout: float | None = Non
     it is no causal language model, wants what is refused, or tensors are missing.
     """
     name = located(name)
+    if is_gguf(name):
+        return load_gguf(name, lambda config: _set_dropout(config, dropout))
     with loading("model", name, revision) as (place, commit):
         settings = adapter_settings(place, commit)
     if not settings:
@@ -77,6 +83,8 @@ def load_model(name: str, *, revision: str = "main", dropout: float | None = Non
 
 def is_adapter(name: str, *, revision: str = "main") -> bool:
     """Whether a model of that name is an adapter of another."""
+    if is_gguf(name):
+        return False
     with loading("model", located(name), revision) as (place, commit):
         return bool(adapter_settings(place, commit))
 
@@ -114,6 +122,11 @@ def _load_own_tokenizer(name: str, revision: str) -> Any:
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # made without any file
             raise ValueError("it has no vocabulary, name another --tokenizer_name")
     forget_code(tokenizer)
+    return _padding(tokenizer)
+
+
+def _padding(tokenizer: Any) -> Any:
+    """The tokenizer, which pads with end-of-text if it has nothing else to pad with."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

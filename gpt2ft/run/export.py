@@ -143,7 +143,7 @@ def _check(path: Path, model: Any, tokenizer: Any, bounds: Bounds, type: str, st
     """Raise `ValueError` unless the file computes what the model computes; say how near it is."""
     began = time.monotonic()
     try:
-        other, its_tokenizer = gguf.read_gguf(path)
+        other, its_tokenizer = gguf.read_gguf(path), gguf.read_gguf_tokenizer(path)
     except Exception as error:  # the library's many
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"transformers cannot read the file, {reason}; it is deleted") from error

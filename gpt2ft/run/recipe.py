@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from ..config import TrainConfig
+from ..models.names import is_gguf
 from ..settings import alternatives, field_types, names_where
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -119,7 +120,7 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
         value = settings[name]
         if isinstance(value, list):
             settings[name] = [os.path.abspath(item) for item in value]
-        elif value is not None and os.path.isdir(value):
+        elif value is not None and (os.path.isdir(value) or is_gguf(value)):
             settings[name] = os.path.abspath(value)
     return settings
 

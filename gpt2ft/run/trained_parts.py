@@ -10,6 +10,7 @@ from typing import Any
 from ..checkpoint.folders import recorded_run
 from ..config import TrainConfig
 from ..models import adapters, loading
+from ..models.names import is_gguf
 
 DEFAULT_LEARNING_RATE = 5e-5  # the Trainer's
 ADAFACTOR_LEARNING_RATE = 1e-3
@@ -36,7 +37,7 @@ def choose_what_is_trained(config: TrainConfig, model: Any) -> TrainConfig:
                 f"--lora_r needs a whole model, and {name} is an adapter itself: make a whole one "
                 "of it first, by --output_dir RUN --resume --merge_lora"
             )
-        where = os.path.abspath(name) if os.path.isdir(name) else name
+        where = os.path.abspath(name) if os.path.isdir(name) or is_gguf(name) else name
         adapters.note_base(model, where, config.model_revision)
         config = dataclasses.replace(config, lora_alpha=alpha, lora_target_modules=targets)
     adapters.freeze(model, config.freeze)

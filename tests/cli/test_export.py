@@ -64,7 +64,7 @@ def test_a_file_is_written_and_said_to_be_the_model(folder, capsys):
     path = folder.with_name("small-f16.gguf")
     assert f"the model is in {path}" in out and "pip install xllamacpp" in out
     assert sorted(folder.parent.iterdir()) == [folder, path]
-    assert read_gguf(path)[0].config.hidden_size == 64
+    assert read_gguf(path).config.hidden_size == 64
 
 
 @pytest.mark.usefixtures("without_llama_cpp")
@@ -83,7 +83,7 @@ def test_an_adapter_is_merged(made, tmp_path, capsys):
     model.save_pretrained(tmp_path / "adapter")
     assert export(capsys, tmp_path / "adapter")[0] == 0
     ids = torch.arange(40)[None]
-    read = read_gguf(tmp_path / "adapter-f16.gguf")[0]
+    read = read_gguf(tmp_path / "adapter-f16.gguf")
     torch.testing.assert_close(read(ids).logits, model(ids).logits, atol=0.05, rtol=0.01)
 
 

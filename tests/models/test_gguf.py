@@ -10,7 +10,14 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from gpt2ft.models.gguf import ARCHITECTURES, check_gguf, check_written, read_gguf, write_gguf
+from gpt2ft.models.gguf import (
+    ARCHITECTURES,
+    check_gguf,
+    check_written,
+    read_gguf,
+    read_gguf_tokenizer,
+    write_gguf,
+)
 from gpt2ft.models.gguf_tokenizer import LLAMA3, QWEN2
 from gpt2ft.models.loading import train_tokenizer
 from tests.support.tiny import byte_tokenizer
@@ -64,7 +71,8 @@ def written(path, model, tokenizer, type="f16"):
 @pytest.mark.parametrize("case", CASES)
 def test_read_back_it_is_the_model_rounded(case, tmp_path, tokenizer):
     model = small(case)
-    other, its_tokenizer = read_gguf(written(tmp_path / "m.gguf", model, tokenizer))
+    path = written(tmp_path / "m.gguf", model, tokenizer)
+    other, its_tokenizer = read_gguf(path), read_gguf_tokenizer(path)
     assert its_tokenizer(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
     for (name, own), its in zip(model.named_parameters(), other.parameters(), strict=True):
         is_rounded = own.ndim == 2 and not name.endswith("wpe.weight")
@@ -80,7 +88,7 @@ def test_eight_bits_are_near(case, tmp_path, tokenizer):
     model = small(case)
     path = written(tmp_path / "m.gguf", model, tokenizer, "q8_0")
     assert path.stat().st_size < written(tmp_path / "h.gguf", model, tokenizer).stat().st_size
-    for own, its in zip(model.parameters(), read_gguf(path)[0].parameters(), strict=True):
+    for own, its in zip(model.parameters(), read_gguf(path).parameters(), strict=True):
         assert (own - its).abs().max() <= own.abs().max() / 220
 
 
@@ -136,7 +144,7 @@ def sentencepiece(space="normalizer"):
 def test_a_tokenizer_of_sentencepiece(space, tmp_path):
     own = sentencepiece(space)
     path = written(tmp_path / "m.gguf", small("llama"), own)
-    its = read_gguf(path)[1]
+    its = read_gguf_tokenizer(path)
     for text in ("hello the world", "hell, ünlike", "low  rll"):
         assert own(text)["input_ids"] == its(text)["input_ids"], text
     said = {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
@@ -150,7 +158,7 @@ def test_ways_of_cutting(expression, name, tmp_path, tokenizer):
     own = cut_by(tokenizer, expression)
     path = written(tmp_path / "m.gguf", small("llama"), own)
     assert gguf.GGUFReader(path).fields["tokenizer.ggml.pre"].contents() == name
-    its = read_gguf(path)[1]
+    its = read_gguf_tokenizer(path)
     for text in (TEXT, "12345 <think> a<|endoftext|>"):
         assert own(text)["input_ids"] == its(text)["input_ids"]
         assert own(text)["input_ids"][0] == own.bos_token_id == 280

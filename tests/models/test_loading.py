@@ -13,8 +13,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from gpt2ft import load_model, load_tokenizer, new_model
-from gpt2ft.models.built_in import BUILT_IN_FOLDER, BUILT_IN_MODEL
 from gpt2ft.models.loading import parse_overrides, train_tokenizer
+from gpt2ft.models.names import BUILT_IN_FOLDER, BUILT_IN_MODEL
 from gpt2ft.models.probe import check_fit, window
 from gpt2ft.system.hub import HubUnavailableError
 from tests.support.families import small_config

@@ -5,8 +5,6 @@ import http.client
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +14,7 @@ import pytest
 from benchmarks.faults.processes import ROOT, run
 from gpt2ft.generation.config import Sampling
 from gpt2ft.playground.server import LARGEST_BODY, listen
-from tests.support.playground import JSON, served_model, serving
+from tests.support.playground import JSON, served_model, serving, start
 from tests.support.tiny import tiny_gpt2
 
 ENDLESS = {"max_new_tokens": 100_000}
@@ -110,21 +108,6 @@ def test_a_port_that_is_taken_is_said_or_the_next_is_used():
             assert second.getsockname()[1] > port
         with pytest.raises(OSError, match=f"cannot listen at 127.0.0.1, port {port}: .*in use"):
             listen("127.0.0.1", port, first=1)
-
-
-def start(*flags):
-    """A running `generate.py --web`, and the link that it prints."""
-    process = subprocess.Popen(
-        [sys.executable, "generate.py", "--web", "--no_browser", *flags],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    line = process.stdout.readline()
-    link = re.search(r"http://\S+", line)
-    assert link, line + process.stderr.read()
-    return process, link[0]
 
 
 def post(link, **wanted):

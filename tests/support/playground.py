@@ -3,10 +3,14 @@
 import contextlib
 import http.client
 import json
+import re
+import subprocess
+import sys
 import threading
 
 import uvicorn
 
+from benchmarks.faults.processes import ROOT
 from gpt2ft.generation.config import Sampling
 from gpt2ft.generation.ready_model import ReadyModel
 from gpt2ft.playground.served_model import ServedModel
@@ -72,3 +76,18 @@ def serving(models, *, token=None, sampling=None, state=dict):
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
+
+
+def start(*flags):
+    """A running `generate.py --web`, and the link that it prints."""
+    process = subprocess.Popen(
+        [sys.executable, "generate.py", "--web", "--no_browser", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    line = process.stdout.readline()
+    link = re.search(r"http://\S+", line)
+    assert link, line + process.stderr.read()
+    return process, link[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.models import TYPES, header, of_folder, of_type, row
-from gpt2ft.models.built_in import BUILT_IN_MODEL
+from gpt2ft.models.names import BUILT_IN_MODEL
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "how-to" / "models.md"
 LINES = re.findall(r"^\|.*\|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -1,6 +1,5 @@
 """The report in a real browser: pytest tests/whole/test_report_page.py -m slow"""
 
-import json
 import re
 
 import pytest
@@ -11,13 +10,10 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from benchmarks.faults.processes import run
 from gpt2ft.evaluation.records import append_records
+from tests.support.browser import asked_for, headless, show_as
 
 pytestmark = pytest.mark.slow
 EVIL = "</script><script>document.title = 'broken'</script><img src=x onerror=document.title='b'>"
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +45,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.binary_location = "/usr/bin/chromium"
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
-    yield driver
-    driver.quit()
+    with headless(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
 
 
 def opened(browser, path, *, width=1600, dark=False):
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    show_as(browser, width=width, dark=dark)
     browser.get("about:blank")
     browser.get_log("performance")  # of the browser's own first page
     browser.get(f"file://{path}")
@@ -85,13 +72,7 @@ def readout(plot):
 def test_nothing_is_fetched_and_nothing_fails(page, folder, browser):
     opened(browser, folder / page)
     assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    }
-    assert asked == {f"file://{folder / page}"}
+    assert asked_for(browser) == {f"file://{folder / page}"}
     assert browser.title != "broken" and not browser.find_elements(By.TAG_NAME, "img")
 
 

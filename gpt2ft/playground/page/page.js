@@ -2,46 +2,14 @@
 
 import { call, state } from "./api.js";
 import * as choices from "./choices.js";
-import { append, idsOf, newColumn, redraw, render, say, summary, textOf } from "./column.js";
+import { append, redraw, render, say, summary, textOf } from "./column.js";
+import { canTakeBack, content, newTurn, now, remember, request, takeBack, turnsOf } from "./document.js";
 import * as link from "./link.js";
 import * as settings from "./settings.js";
 import { make, shown } from "./tokens.js";
 
 const at = (id) => document.getElementById(id);
 const box = at("box");
-
-let models = [];
-let doc = { form: "text", turns: [], last: [] }; // `last`: columns of the last turn that were written last
-let past = []; // what it was before each change
-let editing = true; // text form: the box is shown, not the text
-let running = null; // ends the calls that run
-
-// --- the document -------------------------------------------------------------------------------
-
-function remember() {
-  past.push(structuredClone({ doc, box: box.value, editing }));
-}
-
-function newTurn(lead) {
-  const both = at("compare").checked && models.length > 1;
-  return { lead, columns: (both ? [0, 1] : [0]).map((model) => newColumn(model, lead)) };
-}
-
-// The conversation that a model is shown for its answer in the turn of that number.
-function messages(turnNumber, columnNumber) {
-  const found = [];
-  for (const turn of doc.turns.slice(0, turnNumber)) {
-    const column = turn.columns[Math.min(columnNumber, turn.columns.length - 1)];
-    found.push({ role: "user", content: turn.lead }, { role: "assistant", content: textOf(column) });
-  }
-  return [...found, { role: "user", content: doc.turns[turnNumber].lead }];
-}
-
-function request(turnNumber, columnNumber, pieces) {
-  const column = doc.turns[turnNumber].columns[columnNumber];
-  const beginning = doc.form === "chat" ? { messages: messages(turnNumber, columnNumber) } : { prompt: column.lead };
-  return { model: column.model, ...beginning, fixed: idsOf(pieces), settings: settings.values() };
-}
 
 // --- writing ------------------------------------------------------------------------------------
 
@@ -54,7 +22,7 @@ function seedToUse() {
 
 // A text that can be written on: without the end, and without what a stop string cut off.
 function open(column) {
-  if (column.reason === "stop_string" && doc.form === "text") {
+  if (column.reason === "stop_string" && now.doc.form === "text") {
     column.lead += textOf(column);
     column.pieces = [];
   }
@@ -62,14 +30,14 @@ function open(column) {
 }
 
 async function writeColumn(columnNumber, seed, changes = {}) {
-  const turnNumber = doc.turns.length - 1;
-  const column = doc.turns[turnNumber].columns[columnNumber];
+  const turnNumber = now.doc.turns.length - 1;
+  const column = now.doc.turns[turnNumber].columns[columnNumber];
   column.fixed = column.pieces.length;
   [column.seed, column.reason] = [seed, null];
   const asked = request(turnNumber, columnNumber, column.pieces);
   Object.assign(asked, { seed }, changes, { settings: { ...asked.settings, ...changes.settings } });
   try {
-    for await (const event of call("/api/write", asked, running.signal)) take(column, event);
+    for await (const event of call("/api/write", asked, now.running.signal)) take(column, event);
   } catch (error) {
     say(column, error.name === "AbortError" ? `stopped; seed ${seed}` : `error: ${error.message}`);
   }
@@ -102,53 +70,51 @@ function take(column, event) {
 
 // Lets columns of the last turn write; `seeds` has one for each.
 async function writeColumns(numbers, seeds, changes = []) {
-  doc.last = numbers;
-  editing = false;
-  running = new AbortController();
+  now.doc.last = numbers;
+  now.editing = false;
+  now.running = new AbortController();
   draw();
   tell("");
   await Promise.all(numbers.map((number, place) => writeColumn(number, seeds[place], changes[place])));
-  running = null;
+  now.running = null;
   drawTools();
 }
 
 async function write() {
-  if (running) return;
+  if (now.running) return;
   const seed = seedToUse();
   const typed = box.value;
-  const isChat = doc.form === "chat";
+  const isChat = now.doc.form === "chat";
   if (isChat && !typed.trim()) return tell("type a question first");
-  remember();
-  if (isChat || editing) {
-    const turn = doc.turns.at(-1);
+  remember(box.value);
+  if (isChat || now.editing) {
+    const turn = now.doc.turns.at(-1);
     const unchanged = !isChat && turn && typed === turn.columns[0].lead + textOf(turn.columns[0]);
-    if (isChat) doc.turns.push(newTurn(typed));
-    else if (!unchanged) doc.turns = [newTurn(typed)];
+    if (isChat) now.doc.turns.push(newTurn(typed, at("compare").checked));
+    else if (!unchanged) now.doc.turns = [newTurn(typed, at("compare").checked)];
     if (isChat) box.value = "";
   }
-  const { columns } = doc.turns.at(-1);
+  const { columns } = now.doc.turns.at(-1);
   columns.forEach(open);
   const numbers = [...columns.keys()];
   await writeColumns(numbers, numbers.map(() => seed));
 }
 
 async function retry() {
-  if (running || !doc.turns.length || !doc.last.length) return;
-  remember();
-  const columns = doc.last.map((number) => doc.turns.at(-1).columns[number]);
+  if (now.running || !now.doc.turns.length || !now.doc.last.length) return;
+  remember(box.value);
+  const columns = now.doc.last.map((number) => now.doc.turns.at(-1).columns[number]);
   for (const column of columns) column.pieces = column.pieces.slice(0, column.fixed);
-  await writeColumns(doc.last, columns.map((column) => (column.seed ?? seedToUse()) + 1));
+  await writeColumns(now.doc.last, columns.map((column) => (column.seed ?? seedToUse()) + 1));
 }
 
 function stop() {
-  running?.abort();
+  now.running?.abort();
 }
 
 function undo() {
-  if (running || !past.length) return;
-  const before = past.pop();
-  [doc, editing] = [before.doc, before.editing];
-  box.value = before.box;
+  if (now.running || !canTakeBack()) return;
+  box.value = takeBack();
   draw();
   tell("taken back");
 }
@@ -156,8 +122,8 @@ function undo() {
 // --- tokens -------------------------------------------------------------------------------------
 
 async function choose(turnNumber, columnNumber, index, element) {
-  if (running) return;
-  const column = doc.turns[turnNumber].columns[columnNumber];
+  if (now.running) return;
+  const column = now.doc.turns[turnNumber].columns[columnNumber];
   const before = column.pieces.slice(0, index);
   choices.open(element, "…");
   const asking = new AbortController();
@@ -176,11 +142,11 @@ async function choose(turnNumber, columnNumber, index, element) {
 }
 
 async function takeOther(turnNumber, columnNumber, index, choice) {
-  if (running) return;
+  if (now.running) return;
   const seed = seedToUse();
-  remember();
-  doc.turns.length = turnNumber + 1;
-  const column = doc.turns[turnNumber].columns[columnNumber];
+  remember(box.value);
+  now.doc.turns.length = turnNumber + 1;
+  const column = now.doc.turns[turnNumber].columns[columnNumber];
   const taken = { ids: [choice.id], text: choice.text, probability: choice.probability };
   column.pieces = [...column.pieces.slice(0, index), taken];
   if (choice.text === "" && choice.name) return endHere(column);
@@ -196,25 +162,8 @@ function endHere(column) {
 
 // --- links --------------------------------------------------------------------------------------
 
-function content() {
-  const turns = doc.turns.map((turn) => ({
-    lead: turn.lead,
-    columns: turn.columns.map((column) => ({
-      model: column.model,
-      name: models[column.model].name,
-      lead: column.lead,
-      seed: column.seed,
-      fixed: idsOf(column.pieces.slice(0, column.fixed)),
-      n: idsOf(column.pieces.slice(column.fixed)).length,
-      text: textOf(column),
-    })),
-  }));
-  const shownTurns = turns.length ? turns : [{ lead: box.value, columns: [] }];
-  return { form: doc.form, turns: shownTurns, settings: settings.values() };
-}
-
 async function copyLink() {
-  const address = link.encode(content());
+  const address = link.encode(content(box.value));
   history.replaceState(null, "", address);
   try {
     await navigator.clipboard.writeText(address);
@@ -224,38 +173,27 @@ async function copyLink() {
   }
 }
 
-function opened(column, isLast) {
-  const made = newColumn(Math.min(column.model, models.length - 1), column.lead);
-  made.seed = column.seed;
-  if (!isLast) made.pieces = [{ ids: [], text: column.text, probability: null }];
-  return made;
-}
-
 async function openLink() {
   const found = link.decode(location.hash);
   if (!found) return;
-  const notes = settings.apply(found.settings ?? {}).map((name) => `there is no setting ${name} here`);
-  const last = found.turns.at(-1);
-  for (const column of last.columns) {
-    const here = models[column.model]?.name;
-    if (here !== column.name) notes.push(`the text was written by ${column.name}, here is ${here ?? models[0].name}`);
-  }
-  at("compare").checked = last.columns.length > 1 && models.length > 1;
   const isChat = found.form === "chat";
   if (isChat && at("forms").hidden) throw new Error("the link is of a conversation, but the model has no chat template: start it with --chat");
-  doc = { form: isChat ? "chat" : "text", turns: [], last: [] };
-  const written = last.columns.filter((column) => models[column.model] && column.n > 0);
-  if (!written.length) {
-    box.value = last.lead;
-    doc.turns = [];
-    draw();
+  const notes = settings.apply(found.settings ?? {}).map((name) => `there is no setting ${name} here`);
+  const last = found.turns.at(-1);
+  for (const { model, name } of last.columns) {
+    const here = now.models[model]?.name;
+    if (here !== name) notes.push(`the text was written by ${name}, ${here ? `here is ${here}` : "which is not here"}`);
+  }
+  const written = last.columns.filter((column) => now.models[column.model] && column.n > 0);
+  at("compare").checked = written.length > 1;
+  now.doc = { form: isChat ? "chat" : "text", turns: turnsOf(found), last: [] };
+  if (written.length) {
+    const again = ({ fixed, n }) => ({ fixed, score_fixed: true, settings: { max_new_tokens: n } });
+    await writeColumns([...written.keys()], written.map((column) => column.seed), written.map(again));
   } else {
-    doc.turns = found.turns.map((turn, number) => ({
-      lead: turn.lead,
-      columns: (turn === last ? written : turn.columns).map((column) => opened(column, number === found.turns.length - 1)),
-    }));
-    const changes = written.map((column) => ({ fixed: column.fixed, score_fixed: true, settings: { max_new_tokens: column.n } }));
-    await writeColumns([...written.keys()], written.map((column) => column.seed), changes);
+    box.value = last.lead;
+    [now.doc.turns, now.editing] = [isChat ? now.doc.turns.slice(0, -1) : [], true];
+    draw();
   }
   tell(notes.join("; "));
 }
@@ -267,10 +205,10 @@ function tell(sentence) {
 }
 
 function edit() {
-  if (running || doc.form === "chat" || !doc.turns.length) return;
-  const [column] = doc.turns.at(-1).columns;
+  if (now.running || now.doc.form === "chat" || !now.doc.turns.length) return;
+  const [column] = now.doc.turns.at(-1).columns;
   box.value = column.lead + textOf(column);
-  editing = true;
+  now.editing = true;
   draw();
   box.focus();
   box.setSelectionRange(box.value.length, box.value.length);
@@ -278,11 +216,11 @@ function edit() {
 
 function draw() {
   choices.close();
-  const isChat = doc.form === "chat";
-  const isReading = isChat || (!editing && doc.turns.length > 0);
+  const isChat = now.doc.form === "chat";
+  const isReading = isChat || (!now.editing && now.doc.turns.length > 0);
   at("turns").hidden = !isReading;
   at("asking").hidden = !isChat && isReading;
-  at("turns").replaceChildren(...doc.turns.map(turnElement));
+  at("turns").replaceChildren(...now.doc.turns.map(turnElement));
   at("form-text").setAttribute("aria-pressed", !isChat);
   at("form-chat").setAttribute("aria-pressed", isChat);
   at("box-label").textContent = isChat ? "Question" : "Beginning of the text";
@@ -294,12 +232,12 @@ function draw() {
 
 function turnElement(turn, turnNumber) {
   const element = make("article", "turn");
-  if (doc.form === "chat") element.append(make("p", "question", shown(turn.lead)));
+  if (now.doc.form === "chat") element.append(make("p", "question", shown(turn.lead)));
   const place = make("div", turn.columns.length > 1 ? "columns two" : "columns");
   turn.columns.forEach((column, number) => {
     place.append(render(column, {
-      name: turn.columns.length > 1 ? label(models[column.model]) : "",
-      lead: doc.form === "text",
+      name: turn.columns.length > 1 ? label(now.models[column.model]) : "",
+      lead: now.doc.form === "text",
       onEdit: edit,
       onToken: (index, token) => choose(turnNumber, number, index, token),
     }));
@@ -309,17 +247,17 @@ function turnElement(turn, turnNumber) {
 }
 
 function drawTools() {
-  const isChat = doc.form === "chat";
-  at("write").hidden = Boolean(running);
-  at("stop").hidden = !running;
+  const isChat = now.doc.form === "chat";
+  at("write").hidden = Boolean(now.running);
+  at("stop").hidden = !now.running;
   at("edit").hidden = isChat;
-  at("edit").disabled = Boolean(running) || editing || !doc.turns.length;
-  at("retry").disabled = Boolean(running) || !doc.turns.length || (editing && !isChat);
-  at("undo").disabled = Boolean(running) || !past.length;
+  at("edit").disabled = Boolean(now.running) || now.editing || !now.doc.turns.length;
+  at("retry").disabled = Boolean(now.running) || !now.doc.turns.length || (now.editing && !isChat);
+  at("undo").disabled = Boolean(now.running) || !canTakeBack();
   at("reset").hidden = !isChat;
-  at("reset").disabled = Boolean(running) || !doc.turns.length;
-  at("link").disabled = Boolean(running);
-  document.body.classList.toggle("writing", Boolean(running));
+  at("reset").disabled = Boolean(now.running) || !now.doc.turns.length;
+  at("link").disabled = Boolean(now.running);
+  document.body.classList.toggle("writing", Boolean(now.running));
 }
 
 function fit() {
@@ -328,19 +266,19 @@ function fit() {
 }
 
 function begin(form) {
-  if (running) return;
-  remember();
-  doc = { form, turns: [], last: [] };
-  [editing, box.value] = [true, ""];
+  if (now.running) return;
+  remember(box.value);
+  now.doc = { form, turns: [], last: [] };
+  [now.editing, box.value] = [true, ""];
   draw();
   box.focus();
 }
 
 // The beginning of the text alone, for other models to write on.
 function beginAgain() {
-  remember();
-  box.value = doc.turns.at(-1).lead;
-  [doc.turns, editing] = [[], true];
+  remember(box.value);
+  box.value = now.doc.turns.at(-1).lead;
+  [now.doc.turns, now.editing] = [[], true];
   draw();
 }
 
@@ -361,22 +299,22 @@ function said(action) {
 function listen() {
   const actions = { write, stop, edit, retry, undo, link: copyLink, reset: () => begin("chat") };
   for (const [id, action] of Object.entries(actions)) at(id).addEventListener("click", said(action));
-  at("form-text").addEventListener("click", () => doc.form === "text" || begin("text"));
-  at("form-chat").addEventListener("click", () => doc.form === "chat" || begin("chat"));
+  at("form-text").addEventListener("click", () => now.doc.form === "text" || begin("text"));
+  at("form-chat").addEventListener("click", () => now.doc.form === "chat" || begin("chat"));
   at("open-settings").addEventListener("click", () => showSettings(!document.body.classList.contains("with-settings")));
   at("close-settings").addEventListener("click", () => showSettings(false));
   at("colours").addEventListener("change", (event) => {
     document.body.classList.toggle("plain", !event.target.checked);
   });
   at("compare").addEventListener("change", () => {
-    if (!running && doc.turns.length && doc.form === "text") beginAgain();
+    if (!now.running && now.doc.turns.length && now.doc.form === "text") beginAgain();
   });
   box.addEventListener("input", fit);
   addEventListener("resize", fit);
   addEventListener("hashchange", said(openLink));
   addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) said(write)();
-    else if (event.key === "Enter" && doc.form === "chat" && event.target === box && !event.shiftKey && !event.isComposing) {
+    else if (event.key === "Enter" && now.doc.form === "chat" && event.target === box && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
       said(write)();
     } else if (event.key === "Escape") escape();
@@ -384,10 +322,10 @@ function listen() {
 }
 
 function escape() {
-  if (running) return stop();
+  if (now.running) return stop();
   if (document.body.classList.contains("with-settings")) return showSettings(false);
-  if (editing && doc.form === "text" && doc.turns.length) {
-    editing = false;
+  if (now.editing && now.doc.form === "text" && now.doc.turns.length) {
+    now.editing = false;
     draw();
   }
 }
@@ -396,16 +334,16 @@ async function start() {
   listen();
   draw();
   const found = await state();
-  models = found.models;
+  now.models = found.models;
   settings.build(found.settings);
-  at("models").textContent = label(models[0]);
-  document.title = `${models[0].name} – gpt2ft`;
-  at("compare-switch").hidden = models.length < 2;
-  if (models.length > 1) at("compare-switch").append(` with ${models[1].name}`);
+  at("models").textContent = label(now.models[0]);
+  document.title = `${now.models[0].name} – gpt2ft`;
+  at("compare-switch").hidden = now.models.length < 2;
+  if (now.models.length > 1) at("compare-switch").append(` with ${now.models[1].name}`);
   at("forms").hidden = !found.chat;
   if (found.seed !== null) at("seed").value = found.seed;
   await openLink();
-  if (!doc.turns.length) box.focus();
+  if (!now.doc.turns.length) box.focus();
 }
 
 said(start)();

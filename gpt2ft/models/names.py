@@ -1,0 +1,26 @@
+"""What a name of a model stands for: a folder, a file, the built-in model, or one on the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+BUILT_IN_MODEL = "gpt2-mini"
+BUILT_IN_FOLDER = Path(__file__).parent / BUILT_IN_MODEL
+
+
+def located(model_name: str) -> str:
+    """The folder of the built-in model for its name, else the name; a folder of that name first."""
+    if model_name == BUILT_IN_MODEL and not os.path.isdir(model_name):
+        return str(BUILT_IN_FOLDER)
+    return model_name
+
+
+def is_gguf(model_name: str) -> bool:
+    """Whether it is the name of a GGUF file, which may be missing."""
+    return model_name.endswith(".gguf") and not os.path.isdir(model_name)
+
+
+def is_here(model_name: str) -> bool:
+    """Whether it is the name of a folder or a file here, or of the built-in model."""
+    return is_gguf(model_name) or os.path.isdir(located(model_name))

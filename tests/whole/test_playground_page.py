@@ -1,0 +1,449 @@
+"""The playground in a real browser: pytest tests/whole/test_playground_page.py -m slow"""
+
+import contextlib
+import http.server
+import re
+import threading
+import time
+
+import pytest
+import torch
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
+
+from benchmarks.faults.processes import ROOT, run
+from tests.support.browser import asked_for, headless, show_as
+from tests.support.playground import start
+from tests.support.tiny import byte_tokenizer, parrot
+
+pytestmark = pytest.mark.slow
+BEGINNING = "It was a dark and stormy night, and"
+EVIL = "\x1b[2J<script>document.title='b'</script><img src=x>. "
+COLOUR = re.compile(r"\bp[0-5]\b")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """gpt2-mini, fine-tuned for some steps on a text of squares."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "own.txt").write_text("".join(f"{n} and {n * n} are\n" for n in range(300)))
+    flags = ("--model_name_or_path", "gpt2-mini", "--train_file", "own.txt", "--block_size", "32")
+    flags += ("--max_steps", "24", "--learning_rate", "2e-3", "--output_dir", "tuned")
+    done = run("train.py", *flags, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "tuned"
+
+
+@contextlib.contextmanager
+def served(*flags):
+    process, link = start(*flags)
+    try:
+        yield link
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def link(tuned):
+    with served("--model_name_or_path", str(tuned), "--max_new_tokens", "40") as link:
+        yield link
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with headless(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(chromium, link):
+    return Page(chromium, link)
+
+
+class Page:
+    """The page, as somebody uses it."""
+
+    def __init__(self, browser, link, *, width=1600, dark=False):
+        self.browser = browser
+        show_as(browser, width=width, dark=dark)
+        browser.get("about:blank")
+        browser.get_log("performance"), browser.get_log("browser")
+        browser.get(link)
+        self.until(lambda: self["models"].text != "gpt2ft")
+
+    def __getitem__(self, name):
+        return self.browser.find_element(By.ID, name)
+
+    def all(self, selector):
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def until(self, condition, seconds=30):
+        return WebDriverWait(self.browser, seconds, 0.05).until(lambda _: condition())
+
+    def click(self, name):
+        self[name].click()
+
+    def type(self, text):
+        self["box"].clear()
+        self["box"].send_keys(text)
+
+    def ended(self):
+        return self["write"].is_displayed() and self.all(".token")
+
+    def write(self, text=None):
+        if text is not None:
+            self.type(text)
+        self.click("write")
+        self.until(lambda: self["stop"].is_displayed() or self.ended())
+        self.until(self.ended)
+        return self.texts()
+
+    def texts(self):
+        return [body.get_property("textContent") for body in self.all(".body")]
+
+    def set(self, name, value):
+        self.browser.execute_script(
+            "const input = document.getElementById(arguments[0]); input.value = arguments[1];"
+            "input.dispatchEvent(new Event('input'))",
+            name if name == "seed" else f"setting-{name}",
+            value,
+        )
+
+
+def test_it_writes_in_colours_and_fetches_nothing_from_elsewhere(page, link):
+    (text,) = page.write(BEGINNING)
+    assert text.startswith(BEGINNING) and len(text) > len(BEGINNING) + 20
+    tokens = page.all(".token")
+    assert len(tokens) == 40
+    kinds = {COLOUR.search(token.get_attribute("class"))[0] for token in tokens}
+    assert len(kinds) > 2
+    assert re.search(r"^\d+(\.\d)?( %)|^under", tokens[0].get_attribute("title"))
+    assert re.match(
+        r"40 tokens, [\d.]+ a second; max_new_tokens reached; seed \d+",
+        page.all(".state")[0].text,
+    )
+    assert {url for url in asked_for(page.browser) if not url.startswith("data:")} == {
+        link,
+        *(f"{link}page/{name}.js" for name in ("api", "choices", "column")),
+        *(
+            f"{link}page/{name}"
+            for name in (
+                "document.js",
+                "link.js",
+                "page.js",
+                "page.css",
+                "settings.js",
+                "tokens.js",
+            )
+        ),
+        *(f"{link}api/{name}" for name in ("state", "write")),
+    }
+    assert page.browser.get_log("browser") == []
+
+
+def test_it_is_the_text_of_generate(page, tuned):
+    page.set("seed", "5")
+    (text,) = page.write(BEGINNING)
+    flags = ("--model_name_or_path", str(tuned), "--max_new_tokens", "40", "--seed", "5")
+    assert run("generate.py", *flags, "-p", BEGINNING, cwd=ROOT).stdout == f"{text}\n"
+
+
+def test_settings_count(page, tuned):
+    page.click("open-settings")
+    page["setting-do_sample"].click()
+    page.set("max_new_tokens", "12")
+    (text,) = page.write(BEGINNING)
+    flags = ("--model_name_or_path", str(tuned), "--max_new_tokens", "12", "--greedy")
+    assert run("generate.py", *flags, "-p", BEGINNING, cwd=ROOT).stdout == f"{text}\n"
+    page.set("temperature", "-1")
+    page.click("write")
+    page.until(lambda: "temperature is -1" in page.all(".state")[0].text)
+    page.click("defaults")
+    assert page["setting-max_new_tokens"].get_property("value") == "40"
+
+
+def test_stop_keeps_what_came_and_frees_the_model(page):
+    page.set("max_new_tokens", "100000")
+    page.type(BEGINNING)
+    page.click("write")
+    page.until(lambda: len(page.all(".token")) > 5)
+    page.click("stop")
+    page.until(page.ended)
+    n = len(page.all(".token"))
+    assert page.all(".state")[0].text.startswith("stopped")
+    page.set("max_new_tokens", "3")
+    page.write()
+    assert len(page.all(".token")) == n + 3
+
+
+def test_retry_has_the_next_seed_and_undo_brings_back(page):
+    page.set("seed", "5")
+    (first,) = page.write(BEGINNING)
+    page.click("retry")
+    page.until(lambda: page.ended() and "seed 6" in page.all(".state")[0].text)
+    (second,) = page.texts()
+    assert second != first and second.startswith(BEGINNING)
+    page.click("undo")
+    assert page.texts() == [first]
+    page.click("undo")
+    assert page["box"].is_displayed() and page["box"].get_property("value") == BEGINNING
+    assert not page["undo"].is_enabled()
+
+
+def test_a_text_is_edited_and_goes_on_from_there(page):
+    (text,) = page.write(BEGINNING)
+    page.click("edit")
+    assert page["box"].get_property("value") == text
+    page["box"].send_keys(" And then")
+    (longer,) = page.write()
+    assert longer.startswith(f"{text} And then") and len(page.all(".token")) == 40
+    page.write()
+    assert len(page.all(".token")) == 80
+
+
+def test_another_token_is_taken_with_the_mouse(page):
+    page.write(BEGINNING)
+    tokens = page.all(".token")
+    before = [token.get_property("textContent") for token in tokens]
+    tokens[6].click()
+    choices = page.until(lambda: page.all(".choice"))
+    assert len(choices) == 10
+    shares = [choice.find_element(By.CLASS_NAME, "share").text for choice in choices]
+    assert all(re.fullmatch(r"(under )?[\d.]+ %", share) for share in shares)
+    other = next(choice for choice in choices[1:] if not choice.get_attribute("aria-current"))
+    shown = other.find_element(By.CLASS_NAME, "what").text
+    other.click()
+    page.until(lambda: page.ended() and len(page.all(".token")) == 47)
+    now = [token.get_property("textContent") for token in page.all(".token")]
+    assert now[:6] == before[:6]
+    assert now[6].replace(" ", "\u2423").replace("\n", "\u21b5") == shown
+    page.click("undo")
+    assert [token.get_property("textContent") for token in page.all(".token")] == before
+
+
+def test_all_of_it_by_keyboard(page):
+    keys = webdriver.ActionChains(page.browser)
+
+    def press(*names):
+        for name in names:
+            keys.send_keys(name)
+        keys.perform()
+
+    press(BEGINNING)  # the box has the focus from the start
+    keys.key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+    page.until(page.ended)
+    before = page.texts()
+    page.browser.execute_script("document.activeElement.blur(); document.body.focus()")
+    focused = page.browser.switch_to.active_element
+    for _ in range(20):
+        press(Keys.TAB)
+        focused = page.browser.switch_to.active_element
+        if "token" in (focused.get_attribute("class") or ""):
+            break
+    assert focused.get_attribute("data-index") == "0"
+    press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
+    assert page.browser.switch_to.active_element.get_attribute("data-index") == "1"
+    press(Keys.ENTER)
+    page.until(lambda: page.all(".choice"))
+    press(Keys.ESCAPE)
+    assert not page["choices"].is_displayed() and page.texts() == before
+    assert page.browser.switch_to.active_element.get_attribute("data-index") == "1"
+    press(Keys.ENTER)
+    page.until(lambda: page.all(".choice"))
+    press(Keys.ARROW_DOWN, Keys.ENTER)
+    page.until(lambda: page.ended() and page.texts() != before)
+    assert len(page.all(".token")) == 42
+
+
+def test_two_models_write_side_by_side(page, tuned):
+    page.set("seed", "5")
+    page.click("compare")
+    texts = page.write(BEGINNING)
+    page.until(lambda: all("seed 5" in state.text for state in page.all(".state")))
+    texts = page.texts()
+    for name, text in zip((str(tuned), "gpt2-mini"), texts, strict=True):
+        flags = ("--model_name_or_path", name, "--max_new_tokens", "40", "--seed", "5")
+        assert run("generate.py", *flags, "-p", BEGINNING, cwd=ROOT).stdout == f"{text}\n"
+    left, right = page.all(".column")
+    assert left.rect["y"] == right.rect["y"] and left.rect["x"] < right.rect["x"]
+    show_as(page.browser, width=390, dark=False)
+    assert left.rect["x"] == right.rect["x"] and left.rect["y"] < right.rect["y"]
+
+
+def test_a_link_brings_the_text_again_even_from_another_server(chromium, tuned):
+    flags = ("--model_name_or_path", str(tuned), "--max_new_tokens", "30", "--port", "23571")
+    with served(*flags) as link:
+        page = Page(chromium, link)
+        page.set("temperature", "1.3")
+        page.click("compare")
+        page.write(BEGINNING)
+        page.all(".token")[9].click()
+        page.until(lambda: page.all(".choice"))[3].click()
+        page.until(lambda: page.ended() and len(page.all(".column:first-child .token")) == 40)
+        texts = page.texts()
+        page.click("link")
+        page.until(lambda: "the link is" in page["status"].text)
+        address = page.browser.current_url
+        assert address.startswith(f"{link}#")
+        page.browser.switch_to.new_window("tab")
+        again = Page(page.browser, address)
+        again.until(lambda: again.ended() and again.texts() == texts)
+        assert again["setting-temperature"].get_property("value") == "1.3"
+        assert not [t for t in again.all(".token") if not COLOUR.search(t.get_attribute("class"))]
+        assert all("#" not in url for url in asked_for(again.browser))  # it stays in the browser
+        page.browser.close()
+        page.browser.switch_to.window(page.browser.window_handles[0])
+    with served(*flags) as link:
+        again = Page(chromium, address)
+        again.until(lambda: again.ended() and again.texts() == texts)
+
+
+def test_a_damaged_link_is_said(chromium, link):
+    page = Page(chromium, f"{link}#eyJ2IjoxLCJ0dXJu")
+    page.until(lambda: "the link is damaged" in page["status"].text)
+    page.write(BEGINNING)
+
+
+def test_a_conversation(chromium):
+    flags = ("--model_name_or_path", "gpt2-mini", "--chat", "--max_new_tokens", "20")
+    with served(*flags, "--seed", "2") as link:
+        page = Page(chromium, link)
+        page.click("form-chat")
+        page["box"].send_keys("Who are you?", Keys.ENTER)
+        page.until(page.ended)
+        (answer,) = page.texts()
+        done = run("generate.py", *flags, "--seed", "2", "-p", "Who are you?", cwd=ROOT)
+        assert done.stdout == f"Who are you?\n{answer}\n"
+        page["box"].send_keys("And then?", Keys.ENTER)
+        page.until(lambda: page.ended() and len(page.all(".turn")) == 2)
+        page.until(lambda: len(page.all(".turn:last-child .token")) == 20)
+        texts = page.texts()
+        page.click("link")
+        page.until(lambda: "the link is" in page["status"].text)
+        again = Page(chromium, page.browser.current_url)
+        again.until(lambda: again.ended() and again.texts() == texts)
+        again.click("reset")
+        assert again.texts() == []
+
+
+def test_who_waits_is_told_and_a_closed_tab_lets_others_come(page, link):
+    page.set("max_new_tokens", "100000")
+    page.type(BEGINNING)
+    page.click("write")
+    page.until(lambda: len(page.all(".token")) > 2)
+    browser = page.browser
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    second = browser.current_window_handle
+    other = Page(browser, link)
+    other.type("The")
+    other.click("write")
+    other.until(lambda: "waits: 1 request is before" in other.all(".state")[0].text)
+    browser.switch_to.window(first)
+    browser.close()
+    browser.switch_to.window(second)
+    other.until(other.ended)
+
+
+def test_what_a_model_writes_is_harmless(chromium, tmp_path):
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    model = parrot(tokenizer, EVIL * 3)
+    model.eval().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    flags = ("--model_name_or_path", str(tmp_path), "--greedy", "--max_new_tokens", "110")
+    with served(*flags) as link:
+        page = Page(chromium, link)
+        (text,) = page.write(EVIL[-8:])
+        assert "\u241b[2J<script>document.title" in text and "<img src=x" in text
+        assert "\x1b" not in text
+        page.all(".token")[0].click()
+        page.until(lambda: page.all(".choice"))
+        assert page.browser.title.endswith("gpt2ft") and not page.all("img")
+        assert len(page.all("script")) == 1
+        assert page.browser.get_log("browser") == []
+
+
+class Stranger(http.server.BaseHTTPRequestHandler):
+    """A page of another origin that calls the playground in each way that a browser lets it."""
+
+    playground = ""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(
+            f"""<!doctype html><title>stranger</title><pre id="log"></pre>
+            <form method="post" action="{self.playground}api/write" enctype="text/plain" target="x">
+            <input name='{{"prompt":"form","a":"' value='"}}'></form><iframe name="x"></iframe>
+            <iframe id="framed" src="{self.playground}"></iframe>
+            <script>(async () => {{
+              const kinds = {{"Content-Type": "application/json"}}, body = '{{"prompt":"fetch"}}';
+              const url = "{self.playground}api/write", said = [];
+              for (const options of [{{method: "POST", body, mode: "no-cors"}},
+                {{method: "POST", body, headers: kinds}}, {{}}]) {{
+                said.push(await fetch(url.replace("write", options.body ? "write" : "state"),
+                  options).then((r) => r.type + r.status, (e) => "refused"));
+              }}
+              document.forms[0].submit();
+              log.textContent = said.join(" ");
+            }})();</script>""".encode()
+        )
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_page_of_another_origin_is_refused(chromium, link):
+    Stranger.playground = link
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        chromium.get(f"http://127.0.0.1:{server.server_port}/")
+        log = chromium.find_element(By.ID, "log")
+        WebDriverWait(chromium, 20).until(lambda _: log.text)
+        assert log.text == "refused refused refused"
+        time.sleep(1)
+        answers = [
+            entry["message"]
+            for entry in chromium.get_log("performance")
+            if '"Network.responseReceived"' in entry["message"] and "/api/" in entry["message"]
+        ]
+        statuses = {int(s) for text in answers for s in re.findall(r'"status":(\d+)', text)}
+        assert statuses and statuses <= {403, 405, 415}
+        chromium.switch_to.frame("framed")
+        assert not chromium.find_elements(By.ID, "box")  # in no frame of others
+    finally:
+        chromium.switch_to.default_content()
+        server.shutdown()
+        server.server_close()
+    assert Page(chromium, link).write(BEGINNING)
+
+
+@pytest.mark.parametrize("width", [390, 1600])
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_phone_and_a_wide_screen(chromium, link, width, dark, tmp_path):
+    page = Page(chromium, link, width=width, dark=dark)
+    page.click("compare")
+    page.write(BEGINNING)
+    for name in ("settings", "choices"):
+        root = "return document.documentElement"
+        scrolled, seen = (chromium.execute_script(f"{root}.{x}Width") for x in ("scroll", "client"))
+        assert scrolled <= seen and width - 20 < seen <= width, name
+        if name == "settings":
+            page.click("open-settings")
+            assert page["settings"].is_displayed()
+            page.click("close-settings")
+            page.all(".token")[5].click()
+            page.until(lambda: page.all(".choice"))
+    box = page["choices"].rect
+    assert box["x"] >= 0 and box["x"] + box["width"] <= width
+    ground = chromium.execute_script(
+        "return getComputedStyle(document.documentElement).backgroundColor"
+    )
+    red = int(re.search(r"\d+", ground)[0])
+    assert red < 50 if dark else red > 200
