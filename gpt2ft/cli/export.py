@@ -53,8 +53,8 @@ def command(given: dict[str, Any]) -> int:
     config = ExportConfig(**given)
     folder = Path(name)
     if (folder / SETTINGS_FILE).is_file() and not is_finished(folder):
-        saved = [str(path) for path in checkpoint_folders(folder)[:1]]
-        ways = [f"--resume {folder}", *(f"name its checkpoint, {path}" for path in saved)]
+        saved = [f"name its checkpoint, {path}" for path in checkpoint_folders(folder)[:1]]
+        ways = [f"go on with it, gpt2ft train --output_dir {folder} --resume", *saved]
         raise UsageError(f"the run in {folder} has not finished: {', or '.join(ways)}")
     target = Path(config.output) if config.output else _beside(folder, config.type)
     ask_hub_once([name])

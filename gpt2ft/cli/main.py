@@ -25,6 +25,7 @@ from . import (
     export,
     generate,
     pilot,
+    push,
     report,
     reproduce,
     rewind,
@@ -38,7 +39,7 @@ from .run_settings import UsageError
 
 COMMANDS = (
     *(train, pilot, generate, evaluate, report, copies, track),
-    *(export, rewind, reproduce, verify_resume, cache),
+    *(export, push, rewind, reproduce, verify_resume, cache),
 )
 FAILED = 1
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from .gguf import check_gguf, read_gguf, read_gguf_tokenizer
 
 # What a configuration has of the file alone.
-ONLY_OF_FILES = ("quantization_config", "n_ctx", "feed_forward_length")
+ONLY_OF_FILES = ("quantization_config", "n_ctx", "feed_forward_length", "_model_name_or_path")
 # Rotary positions of Llama 3.1 and 3.2, of which a file holds the factors and not the settings.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 LLAMA3_FACTORS = (8.0, 32.0)

@@ -41,7 +41,7 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Any:
     """
     name = located(name)
     if is_gguf(name):
-        return _padding(load_gguf_tokenizer(name))
+        return _load_own_tokenizer(name, revision)
     with loading("tokenizer", name, revision) as (place, commit):
         settings = adapter_settings(place, commit)
         own = not settings or has_tokenizer(place, commit)
@@ -64,7 +64,7 @@ def load_model(name: str, *, revision: str = "main", dropout: float | None = Non
     """
     name = located(name)
     if is_gguf(name):
-        return load_gguf(name, lambda config: _set_dropout(config, dropout))
+        return _load_whole(name, revision, dropout)
     with loading("model", name, revision) as (place, commit):
         settings = adapter_settings(place, commit)
     if not settings:
@@ -111,6 +111,8 @@ def _told_as_base(base: str, adapter: str) -> Iterator[None]:
 
 def _load_own_tokenizer(name: str, revision: str) -> Any:
     """The tokenizer that is there itself."""
+    if is_gguf(name):
+        return _padding(load_gguf_tokenizer(name))
     with loading("tokenizer", name, revision) as (place, commit):
         check_tokenizer(place, commit)
         tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
@@ -134,6 +136,8 @@ def _padding(tokenizer: Any) -> Any:
 
 def _load_whole(name: str, revision: str, dropout: float | None) -> Any:
     """A model whose weights are all there."""
+    if is_gguf(name):
+        return load_gguf(name, lambda config: _set_dropout(config, dropout))
     with loading("model", name, revision) as (place, commit):
         check_model(place, commit)
         config: Any = AutoConfig.from_pretrained(place, revision=commit, trust_remote_code=False)

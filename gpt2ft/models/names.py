@@ -21,6 +21,11 @@ def is_gguf(model_name: str) -> bool:
     return model_name.endswith(".gguf") and not os.path.isdir(model_name)
 
 
+def is_of_hub(recorded: str) -> bool:
+    """Whether a name that a run wrote down is of the hub: of folders it writes the whole path."""
+    return not os.path.isabs(recorded) and recorded != BUILT_IN_MODEL
+
+
 def is_here(model_name: str) -> bool:
     """Whether it is the name of a folder or a file here, or of the built-in model."""
     return is_gguf(model_name) or os.path.isdir(located(model_name))

@@ -200,7 +200,9 @@ def test_a_run_that_has_not_finished(folder, capsys):
     (folder / SETTINGS_FILE).write_text(to_yaml(TrainConfig()), encoding="utf-8")
     (folder / "checkpoint-20").mkdir()
     status, _, err = export(capsys, folder)
-    assert status == 2 and f"the run in {folder} has not finished: --resume" in err
+    assert (
+        status == 2 and f"the run in {folder} has not finished: go on with it, gpt2ft train" in err
+    )
     assert str(folder / "checkpoint-20") in err
 
 

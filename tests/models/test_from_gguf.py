@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from gpt2ft.models.adapters import add_lora, note_base
 from gpt2ft.models.gguf import write_gguf
 from gpt2ft.models.loading import is_adapter, load_model, load_tokenizer, train_tokenizer
 from gpt2ft.models.names import is_gguf, is_here
@@ -136,6 +137,21 @@ def test_other_types_are_unpacked_too(type, tokenizer, tmp_path, monkeypatch):
     name = written(tmp_path / "m.gguf", small("llama"), tokenizer)
     assert weight_type(name) == type
     check_unpacked(name)
+
+
+def test_an_adapter_belongs_to_a_file(tokenizer, tmp_path):
+    """It is loaded again with it, and names the file."""
+    name = written(tmp_path / "m.gguf", small("gpt2"), tokenizer)
+    model = load_model(name)
+    add_lora(model, r=2, alpha=4, dropout=0.0, targets=["c_attn"], seed=0)
+    note_base(model, name, "main")
+    model.save_pretrained(tmp_path / "adapter")
+    again = load_model(str(tmp_path / "adapter"))
+    ids = torch.arange(1, 41)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(again(ids).logits, model.eval()(ids).logits)
+    found = load_tokenizer(str(tmp_path / "adapter"))
+    assert found("another word")["input_ids"] == tokenizer("another word")["input_ids"]
 
 
 def test_positions_that_no_setting_has_are_refused(tokenizer, tmp_path):

@@ -403,6 +403,7 @@ def test_a_page_of_another_origin_is_refused(chromium, link):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
+        chromium.get_log("performance")
         chromium.get(f"http://127.0.0.1:{server.server_port}/")
         log = chromium.find_element(By.ID, "log")
         WebDriverWait(chromium, 20).until(lambda _: log.text)
