@@ -11,7 +11,7 @@ from typing import Any
 from ..checkpoint.folders import is_finished
 from ..run.recipe import SETTINGS_FILE
 from ..system.signals import listening
-from ..system.terminal import print_line, silence_libraries
+from ..system.terminal import print_line
 from .flags import Commands, add_flags
 from .run_settings import UsageError
 
@@ -61,11 +61,8 @@ def command(given: dict[str, Any]) -> int:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         raise UsageError(f"--license {license} is none, give for example one of {LICENSES}")
     with listening() as stop:
-        with stop.postponed():
-            from ..run.push import packed, push
+        from ..run.push import packed, push
 
-            silence_libraries()
-        stop.check()
         parcel = packed(folder, name, license)
         print_line(parcel.text())
         if config.dry_run:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .interval import FEWEST_UNITS, Interval, paired_interval
-from .scores import Score
+
+if TYPE_CHECKING:  # a report needs no torch
+    from .scores import Score
 
 CARD = "card.json"
 PERCENT = "95 %"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,6 +94,8 @@ def push(parcel: Parcel, *, private: bool, stop: Stop) -> int:
         raise ConnectionError("HF_HUB_OFFLINE is set: unset it to push")
     if huggingface_hub.get_token() is None:
         raise ValueError(f"nobody is logged in to the hub: {LOG_IN}")
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
     api = huggingface_hub.HfApi(library_name="gpt2ft")
     place = parcel.name
     with _explained(place):

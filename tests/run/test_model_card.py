@@ -102,9 +102,9 @@ def test_samples_are_shown_before_and_after(tmp_path):
 
 
 def test_prompts_out_of_the_text_are_not_shown(tmp_path):
-    samples = [sample(0, prompt="a held-out secret"), sample(30, prompt="a held-out secret")]
+    samples = [sample(0, prompt="a held-out text"), sample(30, prompt="a held-out text")]
     text = card(tmp_path, samples=samples, sample_prompts=[])
-    assert "secret" not in text and "... upon" in text and "not shown" in text
+    assert "a held-out text" not in text and "...  upon" in text and "not shown" in text
 
 
 def test_what_a_model_wrote_stays_in_its_block(tmp_path):

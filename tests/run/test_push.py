@@ -1,12 +1,16 @@
 """A run sent to a stand-in of the hub, by the real command: pytest tests/run/test_push.py"""
 
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from benchmarks.faults.processes import run
+from benchmarks.faults.processes import ROOT, run
 from gpt2ft.models.loading import load_model, load_tokenizer
 from tests.support.hub_server import READ_ONLY, running_hub
 
@@ -36,8 +40,15 @@ def hub():
 
 def push(folder, hub, *flags, name="ann/my-model", license="mit", source="model", **changed):
     flags = (*flags, *(["--license", license] if license else []))
-    environment = {**hub.environment, **changed}
-    return run("gpt2ft", "push", source, name, *flags, cwd=folder, env=environment)
+    return subprocess.run(  # anew: the library reads its variables when it is imported
+        [sys.executable, "-m", "gpt2ft", "push", source, name, *flags],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **hub.environment, **changed},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def named(shown):
@@ -83,12 +94,15 @@ def test_neither_the_text_nor_a_place_is_sent(folder, hub):
 def test_the_card_has_the_figures_of_the_run(folder, hub):
     assert push(folder, hub).returncode == 0
     card = hub.repositories["ann/my-model"].files["README.md"].decode()
-    shown = run("gpt2ft", "report", "model", "--markdown", cwd=folder).stdout
-    rows = re.findall(r"^\| (?:loss|perplexity|bits per byte|accuracy) \|.*$", card, re.MULTILINE)
-    assert len(rows) == 4
-    by_hand = (folder / "model" / "card.json").read_text()
-    loss = re.search(r'"loss": ([\d.]+)', by_hand)[1]
-    assert f"{float(loss):.4f} |" in rows[0], (rows, shown)
+    evaluations = [
+        json.loads(line)
+        for line in (folder / "model" / "metrics.jsonl").read_text().splitlines()
+        if "eval_loss" in line
+    ]
+    before, after = (evaluation["eval_loss"] for evaluation in evaluations)
+    assert f"| loss | {before:.4f} | {after:.4f} |" in card
+    verdict = json.loads((folder / "model" / "card.json").read_text())["verdict"]
+    assert verdict[1:] in card
 
 
 def test_a_second_call_is_another_commit(folder, hub):
