@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
-from datasets import Dataset
 from tqdm import tqdm
 
-from ..data.chat_template import give_template, question_ids, stop_tokens, user_message
-from ..data.corpus import as_texts, load_corpus
+from ..data.chat_template import question_ids, user_message
 from ..data.prompts import Prompt
-from ..data.suffixes import index_text
 from ..generation.config import GenerateConfig
-from ..generation.ready_model import ReadyModel, load_ready
-from ..generation.text import Continuation, add_end_tokens, begin, complete, extend, window_note
-from ..precision import resolve_device, resolve_precision
-from ..run.texts import corpus_of_run
+from ..generation.ready_model import ReadyModel
+from ..generation.text import Continuation, begin, complete, extend, window_note
 from ..system.terminal import bar, printable
 from .chat_session import ChatSession
+from .loader import loader
 from .session import interact
 from .text_session import TextSession
 
@@ -52,37 +47,6 @@ def continue_texts(config: GenerateConfig, name: str, prompts: Sequence[Prompt])
     return interact(session(config, model, load, write))
 
 
-def loader(config: GenerateConfig, first: str) -> Callable[[str], ReadyModel]:
-    """Loads models to use with these settings; `first` is the name of the one they are for."""
-    precision = resolve_precision(config.precision, resolve_device(config.device))
-    documents = _not_to_copy(config, first)
-
-    def load(name: str) -> ReadyModel:
-        model = load_ready(
-            name,
-            precision,
-            revision=config.model_revision if name == first else "main",
-            tokenizer_name=config.tokenizer_name if name == first else None,
-        )
-        model.corpus = index_text(documents, model.tokenizer) if documents else None
-        if config.chat:
-            _ready_to_answer(model)
-        return model
-
-    return load
-
-
-def _ready_to_answer(model: ReadyModel) -> None:
-    """Give a model a chat template if it has none, and let its texts end where answers do."""
-    if give_template(model.tokenizer):
-        print(
-            f"gpt2ft: {model.name} has no chat template: a plain one is used, which it does not "
-            "know",
-            file=sys.stderr,
-        )
-    add_end_tokens(model.model, stop_tokens(model.tokenizer))
-
-
 def _question(model: ReadyModel, prompt: Prompt) -> Prompt:
     """The prompt as a question."""
     ids = question_ids(model.tokenizer, [user_message(prompt.text)])
@@ -97,13 +61,6 @@ def _begun(
     text = begin(model.tokenizer, prompt.text, None if first is None else first + number)
     text.prompt_ids = list(prompt.ids or text.prompt_ids)
     return text
-
-
-def _not_to_copy(config: GenerateConfig, name: str) -> Dataset | None:
-    """The text that `max_verbatim` is about: that of `corpus`, else what the run trained on."""
-    if config.corpus:
-        return as_texts(load_corpus(train_file=config.corpus, validation_split_percentage=0).train)
-    return corpus_of_run(Path(name))[1].train if config.max_verbatim else None
 
 
 def writer(raw: bool) -> Write:

@@ -14,8 +14,8 @@ from ..playground.served_model import ServedModel
 from ..playground.server import Playground, listen, new_token, serve
 from ..playground.state import state
 from ..system.terminal import print_line
-from .continue_texts import loader
 from .flags import field_docs
+from .loader import loader
 
 PORT = 7474
 

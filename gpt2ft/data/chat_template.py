@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .chats import ANSWERS, MESSAGES
-from .token_index import IntArray
+
+if TYPE_CHECKING:  # it stands where datasets is imported, which takes half a second
+    from .token_index import IntArray
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"

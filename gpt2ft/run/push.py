@@ -95,7 +95,7 @@ def push(parcel: Parcel, *, private: bool, stop: Stop) -> int:
     if huggingface_hub.get_token() is None:
         raise ValueError(f"nobody is logged in to the hub: {LOG_IN}")
     if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
     api = huggingface_hub.HfApi(library_name="gpt2ft")
     place = parcel.name
     with _explained(place):

@@ -74,17 +74,27 @@ def silence_libraries(*, bars: bool = True) -> None:
     Without `bars`, or without a terminal, there are no progress bars of theirs either. What they
     still say is escaped: it may quote a file.
     """
-    import datasets
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    datasets.logging.set_verbosity(logging.CRITICAL)
+    _silence_datasets(bars=bars and sys.stderr.isatty())
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    if not (bars and sys.stderr.isatty()):
-        datasets.disable_progress_bars()
     logging.setLogRecordFactory(_PrintableRecord)
     warnings.formatwarning = _printable_warning
+
+
+def _silence_datasets(*, bars: bool) -> None:
+    """It reads its variables when it is imported, which takes half a second: not for this alone."""
+    os.environ["DATASETS_VERBOSITY"] = "critical"
+    if not bars:
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    if "datasets" in sys.modules:
+        import datasets
+
+        datasets.logging.set_verbosity(logging.CRITICAL)
+        if not bars:
+            datasets.disable_progress_bars()
 
 
 class _PrintableRecord(logging.LogRecord):

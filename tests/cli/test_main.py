@@ -57,6 +57,18 @@ def test_help_answers_at_once(script, tmp_path):
     assert min(seconds) < 1.0
 
 
+def test_a_text_is_continued_without_data_sets(tmp_path):
+    """They take half a second to import, and none is read."""
+    code = (
+        "import sys\n"
+        "from gpt2ft.cli.main import main\n"
+        "main(['generate', '--model_name_or_path', 'gpt2-mini', '-p', 'a', '--max_new_tokens', '1'])\n"
+        "print({'datasets', 'pandas', 'pyarrow'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+
+
 def test_help_loads_nothing_heavy():
     code = (
         "import sys; from gpt2ft.cli.main import main\n"
