@@ -1,68 +1,83 @@
 // The list of what a token might have been, from which another is taken.
 
-import { make, percent, shown } from "./tokens.js";
+import { make, percent, visible } from "./tokens.js";
 
 const list = document.getElementById("choices");
-let opener = null;
+let opener = null, onClose = null;
+
+export function isOpen() {
+  return !list.hidden;
+}
 
 export function close() {
   if (list.hidden) return;
+  const hadFocus = list.contains(document.activeElement);
   list.hidden = true;
-  opener?.focus();
-  opener = null;
+  opener.classList.remove("opened");
+  if (hadFocus) opener.focus();
+  onClose();
 }
 
-function visible(choice) {
-  if (choice.text === "") return choice.name;
-  return shown(choice.text).replace(/ /g, "\u2423").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5");
-}
-
-// Shows a list beside a token; `take` is called with the one that is chosen.
-export function open(element, said) {
-  opener = element;
-  list.replaceChildren(make("p", "quiet small", said));
+// Opens the list at a token, and says why it is empty yet; `whenClosed` is called when it is closed.
+export function open(element, whenClosed) {
+  close();
+  [opener, onClose] = [element, whenClosed];
+  element.classList.add("opened");
   list.hidden = false;
-  const place = element.getBoundingClientRect();
-  const left = Math.min(place.left + scrollX, scrollX + document.documentElement.clientWidth - list.offsetWidth - 12);
-  list.style.left = `${Math.max(scrollX + 12, left)}px`;
-  list.style.top = `${place.bottom + scrollY + 6}px`;
+  say("…");
 }
 
-export function fill(choices, ids, take) {
-  const rows = choices.map((choice) => {
-    const row = make("button", "choice");
-    row.type = "button";
-    const is = ids.length === 1 && ids[0] === choice.id;
-    if (is) row.setAttribute("aria-current", "true");
-    const bar = make("i", "bar");
-    bar.style.width = `${Math.max(1, 100 * choice.probability)}%`;
-    row.append(bar, make("span", "what", visible(choice)), make("span", "share", percent(choice.probability)));
-    row.addEventListener("click", () => {
-      close();
-      take(choice);
-    });
-    return row;
+export function say(sentence) {
+  list.replaceChildren(make("p", "quiet small", sentence));
+  place();
+}
+
+// Below the token, or above it where there is more room.
+function place() {
+  const token = opener.getClientRects()[0], root = document.documentElement;
+  const last = root.clientWidth - list.offsetWidth - 12;
+  const isAbove = token.bottom + list.offsetHeight + 12 > root.clientHeight && token.top > root.clientHeight - token.bottom;
+  list.style.left = `${scrollX + Math.max(12, Math.min(last, token.left - 8))}px`;
+  list.style.top = `${scrollY + Math.max(4 - scrollY, isAbove ? token.top - list.offsetHeight - 6 : token.bottom + 6)}px`;
+}
+
+// Shows the choices; `span` is what was written, `take` is called with what is chosen in its place.
+export function fill(choices, span, take) {
+  const isHere = (choice) => span.ids.length === 1 && span.ids[0] === choice.id;
+  const rows = choices.map((choice) => row(choice, isHere(choice), () => take(choice)));
+  const others = choices.some(isHere) || span.probability === null ? [] : [
+    make("p", "quiet small written", `written: ${visible(span.text) || "end of text"} ${percent(span.probability)}`),
+  ];
+  list.replaceChildren(make("p", "quiet small", "It might have been"), ...rows, ...others);
+  place();
+  (rows.find((each) => each.hasAttribute("aria-current")) ?? rows[0])?.focus();
+}
+
+function row(choice, isHere, take) {
+  const element = make("button", "choice");
+  element.type = "button";
+  if (isHere) element.setAttribute("aria-current", "true");
+  const bar = make("i", "bar");
+  bar.style.width = `${Math.max(0.5, 100 * choice.probability)}%`;
+  const what = make("span", "what", choice.text === "" ? choice.name : visible(choice.text));
+  element.append(bar, what, make("span", "share", percent(choice.probability)));
+  element.addEventListener("click", () => {
+    close();
+    if (!isHere) take();
   });
-  list.replaceChildren(...rows);
-  (rows.find((row) => row.hasAttribute("aria-current")) ?? rows[0])?.focus();
-  const below = list.getBoundingClientRect().bottom - document.documentElement.clientHeight;
-  if (below > 0) list.scrollIntoView({ block: "nearest" });
+  return element;
 }
 
 list.addEventListener("keydown", (event) => {
   const rows = [...list.querySelectorAll(".choice")];
-  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (step) {
-    rows[(rows.indexOf(document.activeElement) + step + rows.length) % rows.length]?.focus();
+  const here = rows.indexOf(document.activeElement);
+  const next = { ArrowDown: here + 1, ArrowUp: here - 1, Home: 0, End: -1 }[event.key];
+  if (next !== undefined) {
+    rows.at(next % rows.length)?.focus();
     event.preventDefault();
-  } else if (event.key === "Escape") {
-    close();
-    event.stopPropagation();
-  } else if (event.key === "Tab") {
-    close();
-  }
+  } else if (event.key === "Tab") close();
 });
-
 document.addEventListener("pointerdown", (event) => {
-  if (!list.hidden && !list.contains(event.target)) close();
+  if (!list.contains(event.target)) close();
 });
+addEventListener("resize", close);

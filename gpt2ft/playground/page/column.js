@@ -1,82 +1,67 @@
-// What one model wrote: its tokens, how they were drawn, and its place on the page.
+// A column of the page: what one model wrote, and the sentence that says how it goes.
 
-import { make, moveByKeys, shown, tokenElement } from "./tokens.js";
+import { make, moveByKeys, spanElement } from "./tokens.js";
 
-const views = new WeakMap(); // column -> {body, state}
+const views = new WeakMap(); // column -> {place, body, state, first}
 
-const ENDS = {
-  end_of_text: "the text has ended",
-  stop_string: "stopped before a stop string",
-  max_new_tokens: "max_new_tokens reached",
-};
-
-export function newColumn(model, lead) {
-  return { model, lead, pieces: [], fixed: 0, seed: null, reason: null };
-}
-
-export function idsOf(pieces) {
-  return pieces.flatMap((piece) => piece.ids);
-}
-
-export function textOf(column) {
-  return column.pieces.map((piece) => piece.text).join("");
-}
-
-// The element of a column; `name` is that of its model, `lead` whether the beginning is shown in it.
-export function render(column, { name, lead, onEdit, onToken }) {
+// The element of a column; `name`: that of its model, if it is shown; `first`: the number of its first span on the page.
+export function render(column, { name, label, first, onEdit, onToken }) {
   const place = make("section", "column");
   if (name) place.append(make("h2", "small quiet", name));
   const body = make("div", "body");
   body.setAttribute("role", "group");
-  body.setAttribute("aria-label", name ? `text of ${name}` : "text");
-  if (lead) {
-    const beginning = make("span", "lead", shown(column.lead));
-    beginning.title = "edit the text";
-    beginning.addEventListener("click", onEdit);
-    body.append(beginning);
-  }
+  body.setAttribute("aria-label", label);
   const choose = (event) => {
     const token = event.target.closest(".token[tabindex]");
     if (token) onToken(Number(token.dataset.index), token);
+    else if (event.type === "click" && !getSelection().toString()) onEdit?.();
   };
   body.addEventListener("click", choose);
   body.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" && event.key !== " ") return;
-    if (event.ctrlKey || event.metaKey || !event.target.matches(".token")) return;
+    if ((event.key !== "Enter" && event.key !== " ") || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     choose(event);
   });
   moveByKeys(body);
-  const state = make("p", "state small quiet");
+  const state = make("p", "state small quiet", column.said);
+  state.setAttribute("role", "status");
   place.append(body, state);
-  views.set(column, { body, state });
-  column.pieces.forEach((_, index) => append(column, index));
-  if (column.said) say(column, column.said);
+  views.set(column, { place, body, state, first });
+  redraw(column);
   return place;
 }
 
-// Shows the piece of that number.
+// Shows the span of that number, behind the others.
 export function append(column, index) {
-  const { body } = views.get(column);
-  const element = tokenElement(column.pieces[index], index);
+  const { body, first } = views.get(column);
+  if (index < first) return;
+  const element = spanElement(column.spans[index], index);
   if (element.hasAttribute("tabindex") && !body.querySelector(".token[tabindex='0']")) element.tabIndex = 0;
   body.append(element);
 }
 
-// Shows all pieces anew.
+// Shows all spans anew.
 export function redraw(column) {
-  for (const old of views.get(column).body.querySelectorAll(".token")) old.remove();
-  column.pieces.forEach((_, index) => append(column, index));
+  views.get(column).body.replaceChildren();
+  column.spans.forEach((_, index) => append(column, index));
 }
 
-export function say(column, sentence) {
+// Says how it goes; `busy`: whether it goes on.
+export function say(column, sentence, busy = false) {
   column.said = sentence;
-  views.get(column).state.textContent = sentence;
+  const { place, state } = views.get(column);
+  if (state.textContent !== sentence) state.textContent = sentence;
+  place.classList.toggle("busy", busy);
 }
 
-// What is said of a text that has ended.
-export function summary(end, seed) {
-  const rate = end.tokens_per_second.toFixed(end.tokens_per_second < 10 ? 1 : 0);
-  const note = end.note ? `; ${end.note}` : "";
-  return `${end.tokens} token${end.tokens === 1 ? "" : "s"}, ${rate} a second; ${ENDS[end.reason]}; seed ${seed}${note}`;
+// Keeps the end of the page in sight while it grows, if it was in sight.
+let willFollow = false;
+export function follow() {
+  const root = document.documentElement;
+  if (willFollow || innerHeight + scrollY < root.scrollHeight - 120) return;
+  willFollow = true;
+  requestAnimationFrame(() => {
+    willFollow = false;
+    scrollTo(0, root.scrollHeight);
+  });
 }
