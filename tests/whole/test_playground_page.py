@@ -72,7 +72,7 @@ class Page:
         browser.get("about:blank")
         browser.get_log("performance"), browser.get_log("browser")
         browser.get(link)
-        self.until(lambda: self["models"].text != "gpt2ft")
+        self.until(lambda: self.all("body.ready"))
 
     def __getitem__(self, name):
         return self.browser.find_element(By.ID, name)
@@ -102,12 +102,28 @@ class Page:
         return self.texts()
 
     def texts(self):
+        """What is in each column; side by side the beginning stands above, in the box."""
         return [body.get_property("textContent") for body in self.all(".body")]
+
+    def states(self):
+        return [state.text for state in self.all(".state")]
+
+    def tokens(self):
+        return [token.get_property("textContent") for token in self.all(".token")]
+
+    def coloured(self):
+        return [t for t in self.all(".token") if COLOUR.search(t.get_attribute("class"))]
+
+    def press(self, *keys):
+        webdriver.ActionChains(self.browser).send_keys(*keys).perform()
+
+    def focused(self, attribute):
+        return self.browser.switch_to.active_element.get_attribute(attribute)
 
     def set(self, name, value):
         self.browser.execute_script(
             "const input = document.getElementById(arguments[0]); input.value = arguments[1];"
-            "input.dispatchEvent(new Event('input'))",
+            "input.dispatchEvent(new Event('input', {bubbles: true}))",
             name if name == "seed" else f"setting-{name}",
             value,
         )
@@ -120,25 +136,13 @@ def test_it_writes_in_colours_and_fetches_nothing_from_elsewhere(page, link):
     assert len(tokens) == 40
     kinds = {COLOUR.search(token.get_attribute("class"))[0] for token in tokens}
     assert len(kinds) > 2
-    assert re.search(r"^\d+(\.\d)?( %)|^under", tokens[0].get_attribute("title"))
-    assert re.match(
-        r"40 tokens, [\d.]+ a second; max_new_tokens reached; seed \d+",
-        page.all(".state")[0].text,
-    )
+    assert [span.text for span in page.all(".you")] == [BEGINNING]
+    (state,) = page.states()
+    assert re.fullmatch(r"40 tokens, [\d.]+ a second; max_new_tokens reached; seed \d+", state)
+    files = {path.name for path in (ROOT / "gpt2ft" / "playground" / "page").iterdir()}
     assert {url for url in asked_for(page.browser) if not url.startswith("data:")} == {
         link,
-        *(f"{link}page/{name}.js" for name in ("api", "choices", "column")),
-        *(
-            f"{link}page/{name}"
-            for name in (
-                "document.js",
-                "link.js",
-                "page.js",
-                "page.css",
-                "settings.js",
-                "tokens.js",
-            )
-        ),
+        *(f"{link}page/{name}" for name in files - {"index.html"}),
         *(f"{link}api/{name}" for name in ("state", "write")),
     }
     assert page.browser.get_log("browser") == []
@@ -153,6 +157,7 @@ def test_it_is_the_text_of_generate(page, tuned):
 
 def test_settings_count(page, tuned):
     page.click("open-settings")
+    page.all("summary")[0].click()
     page["setting-do_sample"].click()
     page.set("max_new_tokens", "12")
     (text,) = page.write(BEGINNING)
@@ -160,7 +165,7 @@ def test_settings_count(page, tuned):
     assert run("generate.py", *flags, "-p", BEGINNING, cwd=ROOT).stdout == f"{text}\n"
     page.set("temperature", "-1")
     page.click("write")
-    page.until(lambda: "temperature is -1" in page.all(".state")[0].text)
+    page.until(lambda: "temperature is -1" in page.states()[0])
     page.click("defaults")
     assert page["setting-max_new_tokens"].get_property("value") == "40"
 
@@ -173,7 +178,7 @@ def test_stop_keeps_what_came_and_frees_the_model(page):
     page.click("stop")
     page.until(page.ended)
     n = len(page.all(".token"))
-    assert page.all(".state")[0].text.startswith("stopped")
+    assert page.states()[0].startswith("stopped")
     page.set("max_new_tokens", "3")
     page.write()
     assert len(page.all(".token")) == n + 3
@@ -183,7 +188,7 @@ def test_retry_has_the_next_seed_and_undo_brings_back(page):
     page.set("seed", "5")
     (first,) = page.write(BEGINNING)
     page.click("retry")
-    page.until(lambda: page.ended() and "seed 6" in page.all(".state")[0].text)
+    page.until(lambda: page.ended() and "seed 6" in page.states()[0])
     (second,) = page.texts()
     assert second != first and second.startswith(BEGINNING)
     page.click("undo")
@@ -199,9 +204,62 @@ def test_a_text_is_edited_and_goes_on_from_there(page):
     assert page["box"].get_property("value") == text
     page["box"].send_keys(" And then")
     (longer,) = page.write()
-    assert longer.startswith(f"{text} And then") and len(page.all(".token")) == 40
+    assert longer.startswith(f"{text} And then") and len(page.all(".token")) == 80
+    assert [span.text.strip() for span in page.all(".you")] == [BEGINNING, "And then"]
     page.write()
-    assert len(page.all(".token")) == 80
+    assert len(page.all(".token")) == 120
+    page.click("edit")
+    caret = f"document.activeElement.setSelectionRange({len(BEGINNING)}, {len(BEGINNING)})"
+    page.browser.execute_script(caret)
+    page.press(
+        " never", Keys.ESCAPE
+    )  # back to the text, in which what was not changed is what it was
+    assert [span.text.strip() for span in page.all(".you")] == [BEGINNING, "never", "And then"]
+    assert len(page.all(".token")) == 120 and not page.coloured()
+    page.write()  # what follows the last that was typed is read anew
+    page.until(lambda: len(page.all(".token")) == 160)
+    assert len(page.coloured()) == 120
+    assert len(page.all(".you:last-of-type")) == 0  # tokens are behind it
+
+
+def test_what_was_not_changed_stays_what_it_was(page):
+    """Random changes of a text: the spans are the text, and all of them outside the change stay."""
+    failed = page.browser.execute_async_script(
+        """
+        const [done] = arguments;
+        (async () => {
+          const { edited, textOf, beginning } = await import("/page/text.js");
+          let state = 1;
+          const random = (n) => (state = (state * 48271) % 2147483647) % n;
+          const end = () => ["", " ", "\\u{1F600}", "\\n", "\\r"][random(5)];
+          for (let round = 0; round < 3000; round++) {
+            const spans = Array.from({ length: random(7) }, (_, id) => random(3)
+              ? { text: `${id}${end()}`, ids: [id], probability: 0.5, by: "model" }
+              : { text: `${id}${end()}`, ids: [], probability: null, by: "you" });
+            const box = textOf(spans).replaceAll("\\r", "\\n");
+            const from = random(box.length + 1), to = from + random(box.length + 1 - from);
+            const text = box.slice(0, from) + ["", "+", "+-"][random(3)] + box.slice(to);
+            const found = edited(spans, text);
+            const kept = found.filter((span) => span.by === "model");
+            const { prompt, fixed } = beginning(found);
+            const tail = found.slice(found.findLastIndex((span) => span.by !== "model") + 1);
+            let at = 0, before = 0, after = 0;
+            for (const span of spans) {
+              const start = at;
+              at += span.text.length;
+              if (span.by === "model" && at <= from) before++;
+              else if (span.by === "model" && start >= to) after++;
+            }
+            const right = [textOf(found).replaceAll("\\r", "\\n") === text,
+              prompt + textOf(tail) === textOf(found), kept.length >= before + after,
+              fixed.length === tail.length, text !== box || found === spans];
+            if (right.includes(false)) return done(JSON.stringify({ right, spans, text, found }));
+          }
+          done("");
+        })().catch((error) => done(String(error)));
+        """
+    )
+    assert failed == ""
 
 
 def test_another_token_is_taken_with_the_mouse(page):
@@ -225,52 +283,72 @@ def test_another_token_is_taken_with_the_mouse(page):
 
 
 def test_all_of_it_by_keyboard(page):
+    page.press(BEGINNING)  # the box has the focus from the start
     keys = webdriver.ActionChains(page.browser)
-
-    def press(*names):
-        for name in names:
-            keys.send_keys(name)
-        keys.perform()
-
-    press(BEGINNING)  # the box has the focus from the start
     keys.key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
     page.until(page.ended)
     before = page.texts()
-    page.browser.execute_script("document.activeElement.blur(); document.body.focus()")
-    focused = page.browser.switch_to.active_element
     for _ in range(20):
-        press(Keys.TAB)
-        focused = page.browser.switch_to.active_element
-        if "token" in (focused.get_attribute("class") or ""):
+        if page.focused("data-index"):
             break
-    assert focused.get_attribute("data-index") == "0"
-    press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
-    assert page.browser.switch_to.active_element.get_attribute("data-index") == "1"
-    press(Keys.ENTER)
+        page.press(Keys.TAB)
+    assert page.focused("data-index") == "1"  # span 0 is the beginning
+    page.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
+    assert page.focused("data-index") == "2"
+    assert page["share"].text == page.focused("data-share") != ""
+    page.press(Keys.ENTER)
     page.until(lambda: page.all(".choice"))
-    press(Keys.ESCAPE)
+    page.press(Keys.ESCAPE)
     assert not page["choices"].is_displayed() and page.texts() == before
-    assert page.browser.switch_to.active_element.get_attribute("data-index") == "1"
-    press(Keys.ENTER)
-    page.until(lambda: page.all(".choice"))
-    press(Keys.ARROW_DOWN, Keys.ENTER)
+    assert page.focused("data-index") == "2"
+    page.press(Keys.ENTER)
+    page.until(lambda: "choice" in (page.focused("class") or ""))
+    here = page.focused("textContent")
+    page.press(Keys.HOME)
+    if page.focused("textContent") == here:  # another than what was written
+        page.press(Keys.ARROW_DOWN)
+    page.press(Keys.ENTER)
     page.until(lambda: page.ended() and page.texts() != before)
-    assert len(page.all(".token")) == 42
+    page.until(lambda: len(page.all(".token")) == 42)
+    page.set("max_new_tokens", "100000")
+    keys.key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+    page.until(lambda: len(page.all(".token")) > 45)
+    page.press(Keys.ESCAPE)
+    page.until(page.ended)
+    assert page.states()[0].startswith("stopped")
 
 
 def test_two_models_write_side_by_side(page, tuned):
     page.set("seed", "5")
     page.click("compare")
-    texts = page.write(BEGINNING)
-    page.until(lambda: all("seed 5" in state.text for state in page.all(".state")))
+    page.write(BEGINNING)
+    page.until(lambda: all("seed 5" in state for state in page.states()))
     texts = page.texts()
     for name, text in zip((str(tuned), "gpt2-mini"), texts, strict=True):
         flags = ("--model_name_or_path", name, "--max_new_tokens", "40", "--seed", "5")
-        assert run("generate.py", *flags, "-p", BEGINNING, cwd=ROOT).stdout == f"{text}\n"
+        done = run("generate.py", *flags, "-p", BEGINNING, cwd=ROOT)
+        assert done.stdout == f"{BEGINNING}{text}\n"
     left, right = page.all(".column")
     assert left.rect["y"] == right.rect["y"] and left.rect["x"] < right.rect["x"]
     show_as(page.browser, width=390, dark=False)
     assert left.rect["x"] == right.rect["x"] and left.rect["y"] < right.rect["y"]
+    assert page["box"].get_property("value") == BEGINNING
+    (other,) = set(page.write("The old house")) - set(texts) - {page.texts()[0]}
+    page.click("compare")
+    assert other not in page.texts()[0] and page.texts()[0].startswith("The old house")
+
+
+def test_the_other_model_begins_where_the_first_did(page):
+    """When it is let in after the first has written."""
+    page.set("seed", "5")
+    (first,) = page.write(BEGINNING)
+    page.click("compare")
+    page.until(lambda: len(page.all(".column")) == 2 and page.ended())
+    page.until(lambda: all("seed 5" in state for state in page.states()))
+    texts = page.texts()
+    assert BEGINNING + texts[0] == first and texts[1] not in ("", texts[0])
+    page.click("undo")
+    assert page.texts() == [first] and not page["compare"].is_selected()
 
 
 def test_a_link_brings_the_text_again_even_from_another_server(chromium, tuned):
@@ -285,14 +363,14 @@ def test_a_link_brings_the_text_again_even_from_another_server(chromium, tuned):
         page.until(lambda: page.ended() and len(page.all(".column:first-child .token")) == 40)
         texts = page.texts()
         page.click("link")
-        page.until(lambda: "the link is" in page["status"].text)
+        page.until(lambda: "The link is" in page["status"].text)
         address = page.browser.current_url
         assert address.startswith(f"{link}#")
         page.browser.switch_to.new_window("tab")
         again = Page(page.browser, address)
         again.until(lambda: again.ended() and again.texts() == texts)
         assert again["setting-temperature"].get_property("value") == "1.3"
-        assert not [t for t in again.all(".token") if not COLOUR.search(t.get_attribute("class"))]
+        assert again.coloured() == again.all(".token")
         assert all("#" not in url for url in asked_for(again.browser))  # it stays in the browser
         page.browser.close()
         page.browser.switch_to.window(page.browser.window_handles[0])
@@ -322,7 +400,7 @@ def test_a_conversation(chromium):
         page.until(lambda: len(page.all(".turn:last-child .token")) == 20)
         texts = page.texts()
         page.click("link")
-        page.until(lambda: "the link is" in page["status"].text)
+        page.until(lambda: "The link is" in page["status"].text)
         again = Page(chromium, page.browser.current_url)
         again.until(lambda: again.ended() and again.texts() == texts)
         again.click("reset")
@@ -341,7 +419,7 @@ def test_who_waits_is_told_and_a_closed_tab_lets_others_come(page, link):
     other = Page(browser, link)
     other.type("The")
     other.click("write")
-    other.until(lambda: "waits: 1 request is before" in other.all(".state")[0].text)
+    other.until(lambda: other.states() == ["1 text is before this one"])
     browser.switch_to.window(first)
     browser.close()
     browser.switch_to.window(second)
