@@ -1,7 +1,9 @@
 """The playground in a real browser: pytest tests/whole/test_playground_page.py -m slow"""
 
+import base64
 import contextlib
 import http.server
+import json
 import re
 import threading
 import time
@@ -503,7 +505,116 @@ def test_a_page_of_another_origin_is_refused(chromium, link):
     assert Page(chromium, link).write(BEGINNING)
 
 
-@pytest.mark.parametrize("width", [390, 1600])
+def test_with_a_token_the_whole_link_is_needed(chromium):
+    flags = ("--model_name_or_path", "gpt2-mini", "--host", "127.0.0.2", "--max_new_tokens", "9")
+    with served(*flags) as link:
+        address, token = link.split("?token=")
+        page = Page(chromium, link)
+        assert page.write(BEGINNING)[0].startswith(BEGINNING)
+        page.click("link")
+        assert chromium.current_url.startswith(f"{link}#")
+        texts = page.texts()
+        again = Page(chromium, chromium.current_url)
+        again.until(lambda: again.ended() and again.texts() == texts)
+        chromium.get(address)
+        assert "open the whole link that was printed" in chromium.page_source
+        assert token not in chromium.page_source
+
+
+def test_a_server_that_has_gone_is_said(chromium):
+    with served("--model_name_or_path", "gpt2-mini") as link:
+        page = Page(chromium, link)
+        page.set("max_new_tokens", "100000")
+        page.type(BEGINNING)
+        page.click("write")
+        page.until(lambda: len(page.all(".token")) > 5)
+    gone = "error: the server does not answer; is generate.py still running?"
+    page.until(lambda: page.states() == [gone])
+    page.click("retry")
+    page.until(lambda: page["write"].is_displayed() and page.states() == [gone])
+
+
+def test_a_link_of_other_models_and_settings_is_said(page, link):
+    column = {"model": 1, "name": "another", "prompt": "It was", "text": "", "fixed": [], "n": 3}
+    content = {"v": 1, "form": "text", "box": "", "settings": {"temperature": "hot", "heat": 1}}
+    content["turns"] = [{"question": "", "columns": [{**column, "seed": 4}]}]
+    code = base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+    page.browser.execute_script(f"location.hash = '{code}'")
+    page.until(lambda: "written by another" in page["status"].text and page.ended())
+    assert len(page.all(".token")) == 3 and "gpt2-mini" in page.all(".column h2")[0].text
+    for words in ("setting temperature of", "setting heat of", "its text may be another"):
+        assert words in page["status"].text
+    for wrong in ({"v": 2}, {"turns": [{}]}, {"turns": [{"question": "", "columns": []}]}):
+        code = base64.urlsafe_b64encode(json.dumps({**content, **wrong}).encode()).decode()
+        page.browser.execute_script(f"location.hash = '{code.rstrip('=')}'")
+        page.until(lambda: "the link is damaged" in page["status"].text)
+        page.browser.execute_script("document.getElementById('status').textContent = ''")
+
+
+def test_the_colours_can_be_off(page):
+    page.write(BEGINNING)
+    band = "return getComputedStyle(document.querySelector('.p4 .band, .p3 .band')).backgroundImage"
+    assert "rgb(" in page.browser.execute_script(band)
+    page.click("colours")
+    assert "rgb(" not in page.browser.execute_script(band)
+    assert not page["legend"].is_displayed()
+
+
+CONTRASTS = """
+const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const light = (colour) => parts(colour).slice(0, 3).map((c) => c / 255)
+  .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+const ground = (element) => {
+  const { backgroundColor } = getComputedStyle(element);
+  return parts(backgroundColor)[3] === 0 ? ground(element.parentElement) : backgroundColor;
+};
+const found = [];
+for (const element of document.querySelectorAll("body *:not(script, noscript, noscript *)")) {
+  const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  if (!own || !element.checkVisibility() || element.closest(":disabled")) continue;
+  const both = [light(getComputedStyle(element).color), light(ground(element))];
+  const contrast = (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+  found.push([contrast, element.outerHTML.slice(0, 80)]);
+}
+return found;
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_text_can_be_read_and_every_control_has_a_name(chromium, link, dark):
+    page = Page(chromium, link, dark=dark)
+    page.click("open-settings")
+    page.all("summary")[0].click()
+    page.write(BEGINNING)
+    page.all(".token")[5].click()
+    page.until(lambda: page.all(".choice"))
+    contrasts = chromium.execute_script(CONTRASTS)
+    assert len(contrasts) > 60 and min(contrasts)[0] >= 4.5, min(contrasts)
+    nodes = chromium.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles = ("button", "textbox", "slider", "spinbutton", "checkbox", "dialog", "list")
+    controls = [node for node in nodes if node.get("role", {}).get("value") in roles]
+    assert len(controls) > 60
+    assert not [node for node in controls if not node.get("name", {}).get("value")]
+
+
+def test_nothing_moves_for_those_who_do_not_want_it(page):
+    feature = {"name": "prefers-reduced-motion", "value": "reduce"}
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    page.set("max_new_tokens", "100000")
+    page.type(BEGINNING)
+    page.click("write")
+    page.until(lambda: page.all(".busy .token"))
+    caret = (
+        "return getComputedStyle(document.querySelector('.busy .body'), '::after').animationName"
+    )
+    assert page.browser.execute_script(caret) == "none"
+    page.click("stop")
+    page.until(page.ended)
+
+
+# 320 and 800 are a phone and a wide screen that are zoomed.
+@pytest.mark.parametrize("width", [320, 390, 800, 1600])
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_phone_and_a_wide_screen(chromium, link, width, dark, tmp_path):
     page = Page(chromium, link, width=width, dark=dark)

@@ -51,7 +51,11 @@ function listen() {
   at("form-chat").addEventListener("click", () => isChat() || begin("chat"));
   at("open-settings").addEventListener("click", () => showSettings(!hasSettings()));
   at("close-settings").addEventListener("click", () => showSettings(false));
-  at("keep-seed").addEventListener("click", (event) => (at("seed").value = event.target.value));
+  at("keep-seed").addEventListener("click", (event) => {
+    at("seed").value = event.target.value;
+    event.target.hidden = true;
+    at("seed").focus();
+  });
   at("colours").addEventListener("change", (event) => document.body.classList.toggle("plain", !event.target.checked));
   at("compare").addEventListener("change", said(compare));
   box.addEventListener("input", fit);

@@ -81,7 +81,7 @@ export function moveByKeys(body) {
 export function showShares(place, bubble) {
   const show = (event) => {
     const token = event.target.closest?.(".token[data-share]");
-    bubble.hidden = !token?.dataset.share;
+    bubble.hidden = !token?.dataset.share || token.matches(".opened");
     if (bubble.hidden) return;
     bubble.textContent = token.dataset.share;
     const [box] = token.getClientRects();
@@ -90,5 +90,7 @@ export function showShares(place, bubble) {
     bubble.style.top = `${scrollY + box.top - bubble.offsetHeight - 2}px`;
   };
   for (const kind of ["pointerover", "focusin"]) place.addEventListener(kind, show);
-  for (const kind of ["pointerleave", "focusout"]) place.addEventListener(kind, () => (bubble.hidden = true));
+  const hide = () => (bubble.hidden = true);
+  for (const kind of ["pointerleave", "focusout", "click"]) place.addEventListener(kind, hide);
+  addEventListener("scroll", hide);
 }

@@ -45,7 +45,7 @@ function turnElement(turn, turnNumber, { onEdit, onToken }) {
   turn.columns.forEach((column, number) => {
     const model = session.models[column.model];
     place.append(render(column, {
-      name: isCompared() || turn.columns.length > 1 ? label(model) : "",
+      name: turn.columns.some((each) => each.model > 0) ? label(model) : "",
       label: isChat() ? `answer of ${model.name}` : `text of ${model.name}`,
       first: isCompared() && !isChat() ? firstToken(column.spans) : 0, // the beginning is in the box above
       onEdit: isChat() || isCompared() ? null : onEdit,
@@ -72,9 +72,14 @@ export function drawTools() {
   at("link").disabled = writing;
   for (const id of ["compare", "form-text", "form-chat"]) at(id).disabled = writing;
   const seeds = some ? lastTurn().columns.map((column) => column.seed).filter((seed) => seed !== null) : [];
-  at("keep-seed").hidden = !seeds.length;
-  at("keep-seed").value = seeds.at(0) ?? "";
-  at("keep-seed").textContent = `Keep ${seeds.at(0)}, the last one`;
+  keepSeed(seeds[0] ?? "");
+}
+
+// Offers the seed of the last text, unless it is the one that is set.
+function keepSeed(seed) {
+  const button = at("keep-seed");
+  button.hidden = seed === "" || at("seed").value === String(seed);
+  [button.value, button.textContent] = [seed, `Keep ${seed}, the last one`];
 }
 
 // As high as its text.
