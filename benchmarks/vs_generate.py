@@ -113,6 +113,10 @@ def _words(vocabulary: dict[str, int]) -> Any:
     return Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))
 
 
+THEIRS = {
+    "CTranslate2": {"bf16": "int8", "fp32": "float32", "int8": "int8"},
+    "model.generate": {"bf16": "bf16", "fp32": "fp32", "int8": "bf16"},
+}
 RUNS = {"ours": ours, "model.generate": hugging_face, "CTranslate2": ctranslate2}
 
 
@@ -137,7 +141,7 @@ def run(name: str, batch: int, precision: str) -> float:
 
 
 def compare(batch: int, precision: str, other: str, pairs: int) -> dict[str, Any]:
-    theirs = {"bf16": "int8", "fp32": "float32"}[precision] if other == "CTranslate2" else precision
+    theirs = THEIRS[other][precision]
     order = (["ours", other, other, "ours"] * pairs)[: 2 * pairs]
     rates = [(name, run(name, batch, precision if name == "ours" else theirs)) for name in order]
     ratios = []

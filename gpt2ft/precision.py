@@ -12,11 +12,12 @@ import torch
 from .parallel import processes
 
 Note = TypeVar("Note")
-Name = Literal["fp32", "bf16", "fp16"]
+Name = Literal["fp32", "bf16", "fp16", "int8"]
 DTYPES: dict[str, torch.dtype | None] = {
     "fp32": None,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
+    "int8": None,
 }
 
 
@@ -25,14 +26,18 @@ class Precision:
     """Where a run computes, and in which dtype its matrix products are.
 
     `dtype` is autocast's, None for plain fp32. In training, weights and optimizer
-    moments are fp32 in any case.
+    moments are fp32 in any case. `int8` is for generating alone: linear layers get weights and
+    inputs of 8-bit integers, everything else is fp32.
     """
 
     device: torch.device
     dtype: torch.dtype | None
+    int8: bool = False
 
     @property
     def name(self) -> Name:
+        if self.int8:
+            return "int8"
         names: dict[torch.dtype | None, Name] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
         return names.get(self.dtype, "fp32")
 
@@ -88,10 +93,16 @@ def cpu_multiplies_bf16() -> bool:
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
+def cpu_multiplies_int8() -> bool:
+    """Whether this CPU adds up int8 products in hardware (VNNI, AMX); without, fp32 is as fast."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_vnni") or has.get("avx_vnni") or has.get("amx_int8"))
+
+
 def resolve_precision(name: str, device: torch.device) -> Precision:
     """Precision `name` on the device; `auto` is fp16 on CUDA, bf16 where the CPU has it, else fp32.
 
-    Raises `ValueError` where the device cannot do it.
+    `int8` is for generating alone. Raises `ValueError` where the device cannot do it.
     """
     if name == "auto":
         if device.type == "cuda":
@@ -102,7 +113,11 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
         raise ValueError(f"precision fp16 is not supported on {device.type}, use bf16 or fp32")
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError(f"precision bf16 is not supported by {device}, use fp16 or fp32")
-    return Precision(device, DTYPES[name])
+    if name == "int8" and device.type != "cpu":
+        raise ValueError(f"precision int8 is not supported on {device.type}, use fp16 or fp32")
+    if name == "int8" and not cpu_multiplies_int8():
+        raise ValueError("precision int8 is not supported by this CPU, it has no VNNI, use fp32")
+    return Precision(device, DTYPES[name], int8=name == "int8")
 
 
 class Readback(Generic[Note]):

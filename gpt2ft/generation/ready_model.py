@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..kernels.accelerate import accelerate, pack_linear
+from ..kernels.accelerate import accelerate, decode_faster, pack_linear, quantise_linear
+from ..kernels.int8_linear import can_quantise
 from ..models.loading import load_model, load_tokenizer
 from ..precision import Precision
 from .filters import Followers
@@ -48,9 +49,18 @@ def load_ready(
 def make_ready(model: Any, precision: Precision) -> Any:
     """Move the model to its device, in its dtype of computation; on a CPU, replace slow parts.
 
-    Under autocast the weights would be cast again for every token.
+    Under autocast the weights would be cast again for every token. Raises `ValueError` for int8, if
+    this torch has no exact int8 products here.
     """
+    if precision.int8 and not can_quantise():
+        raise ValueError(
+            "precision int8 is not supported by this version of torch on this CPU, use fp32"
+        )
     model.to(precision.device, precision.dtype or torch.float32)
     accelerate(model)
-    pack_linear(model)
+    if precision.int8:
+        quantise_linear(model)
+    else:
+        pack_linear(model)
+    decode_faster(model)
     return model

@@ -15,11 +15,14 @@ from torch import nn
 
 from ..models.probe import attention_implementation, blocks
 from .attention import attention
+from .attention_by_text import attention_by_text
 from .dropout import Dropout
+from .gpt2_decoding import DecodingGPT2
+from .int8_linear import Int8Linear
 from .packed_linear import PackedLinear, can_pack
 from .tied_embedding import TiedEmbedding, can_share
 
-ATTENTION = "gpt2ft"
+ATTENTION, BY_TEXT = "gpt2ft", "gpt2ft_by_text"
 
 
 def accelerate(model: nn.Module) -> None:
@@ -37,10 +40,7 @@ def accelerate(model: nn.Module) -> None:
         _swap(model, gelu, lambda _: nn.GELU(approximate="tanh"))
     _swap(model, nn.Dropout, lambda child: Dropout(child.p))
     if attention_implementation(getattr(model, "config", None)) == "sdpa":
-        mask = transformers.AttentionMaskInterface()["sdpa"]
-        transformers.AttentionInterface.register(ATTENTION, attention)
-        transformers.AttentionMaskInterface.register(ATTENTION, mask)
-        model.set_attn_implementation(ATTENTION)  # type: ignore[operator]
+        _attend_by(model, ATTENTION, attention)
     if isinstance(model, transformers.PreTrainedModel):
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         if can_share(embedding, head):
@@ -67,6 +67,33 @@ def pack_linear(model: nn.Module) -> None:
         return
     _swap(model, nn.Linear, lambda child: PackedLinear(child.weight, child.bias))
     _swap(model, transformers.Conv1D, lambda child: PackedLinear(child.weight.T, child.bias))
+
+
+def quantise_linear(model: nn.Module) -> None:
+    """Replace `nn.Linear` and GPT-2's `Conv1D` by `Int8Linear`, where `can_quantise()`.
+
+    For a model on a CPU, in fp32, that only generates: afterwards its state must not be saved. What
+    it writes of a text does not depend on the others in the batch, if its attention is `sdpa`.
+    """
+    _swap(model, nn.Linear, lambda child: Int8Linear(child.weight, child.bias))
+    _swap(model, transformers.Conv1D, lambda child: Int8Linear(child.weight.T, child.bias))
+    if attention_implementation(getattr(model, "config", None)) in ("sdpa", ATTENTION):
+        _attend_by(model, BY_TEXT, attention_by_text)
+
+
+def decode_faster(model: nn.Module) -> None:
+    """Let GPT-2 on a CPU, after `accelerate`, read the next token in few calls; others stay."""
+    if type(model) is transformers.GPT2LMHeadModel and not model.config.add_cross_attention:
+        if attention_implementation(model.config) in (ATTENTION, BY_TEXT):
+            model.transformer.__class__ = DecodingGPT2
+
+
+def _attend_by(model: nn.Module, name: str, function: Callable[..., Any]) -> None:
+    """Give a model, whose attention is `sdpa`, another that takes the same masks."""
+    mask = transformers.AttentionMaskInterface()["sdpa"]
+    transformers.AttentionInterface.register(name, function)
+    transformers.AttentionMaskInterface.register(name, mask)
+    model.set_attn_implementation(name)  # type: ignore[operator]
 
 
 def _swap(model: nn.Module, kind: type, replacement: Callable[[Any], nn.Module]) -> None:
