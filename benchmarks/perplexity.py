@@ -4,6 +4,10 @@
 
 The recipe is the loop of the page "Perplexity of fixed-length models" of transformers' docs, which
 counts each window's targets less one when it averages; also shown is the mean over all targets.
+
+    python benchmarks/perplexity.py MODEL TEXT --precisions fp32 bf16 int8
+
+The perplexity of a model that is ready to generate, in each of these, beside that in the first.
 """
 
 import argparse
@@ -15,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from gpt2ft import load_model, load_tokenizer
+from gpt2ft import load_model, load_tokenizer, resolve_precision
+from gpt2ft.generation.ready_model import make_ready
 
 
 def hugging_face(model, ids, size, stride):
@@ -47,17 +52,33 @@ def ours(name, text, size, stride, protocol):
     return card["model"]["perplexity"], card["model"]["n_targets"]
 
 
+def compare_precisions(given, ids):
+    first = None
+    for name in given.precisions:
+        precision = resolve_precision(name, torch.device("cpu"))
+        model = make_ready(load_model(given.model).eval(), precision)
+        perplexity = hugging_face(model, ids, given.block_size, given.block_size)[1]
+        first = first or perplexity
+        print(f"{name:<6}perplexity {perplexity:.4f}, {perplexity / first - 1:+.2%}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("text")
     parser.add_argument("--block_size", type=int, default=256)
     parser.add_argument("--stride", type=int, default=128)
+    parser.add_argument("--precisions", nargs="+")
+    parser.add_argument("--tokens", type=int, help="of the text's beginning; default: all")
     given = parser.parse_args()
     model, tokenizer = load_model(given.model).eval(), load_tokenizer(given.model)
     text = Path(given.text).read_text(encoding="utf-8")
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+    ids = ids[:, : given.tokens]
     print(f"{ids.shape[1]:,} tokens")
+    if given.precisions:
+        compare_precisions(given, ids)
+        return
     for protocol, stride in (("blocked", given.block_size), ("sliding", given.stride)):
         as_written, by_target = hugging_face(model, ids, given.block_size, stride)
         perplexity, n = ours(given.model, given.text, given.block_size, stride, protocol)

@@ -12,7 +12,7 @@ import torch
 from .parallel import processes
 
 Note = TypeVar("Note")
-Name = Literal["fp32", "bf16", "fp16", "int8"]
+Name = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype | None] = {
     "fp32": None,
     "bf16": torch.bfloat16,
@@ -36,8 +36,7 @@ class Precision:
 
     @property
     def name(self) -> Name:
-        if self.int8:
-            return "int8"
+        """That of `dtype`."""
         names: dict[torch.dtype | None, Name] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
         return names.get(self.dtype, "fp32")
 
@@ -49,7 +48,12 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """A gradient scaler: enabled for fp16 alone, so that the step is one code path."""
+        """A gradient scaler: enabled for fp16 alone, so that the step is one code path.
+
+        Raises `ValueError` for int8, in which nothing is trained.
+        """
+        if self.int8:
+            raise ValueError("precision int8 is for generating, use fp32 or bf16 to train")
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
 

@@ -1,1 +1,1 @@
-"""The parts of a step that libraries compute slowly, computed faster: the same results."""
+"""What libraries compute slowly, computed faster: the same results, but for int8 if asked for."""

@@ -17,7 +17,7 @@ from ..models.probe import attention_implementation, blocks
 from .attention import attention
 from .attention_by_text import attention_by_text
 from .dropout import Dropout
-from .gpt2_decoding import DecodingGPT2
+from .gpt2_decoding import GPT2Decoding
 from .int8_linear import Int8Linear
 from .packed_linear import PackedLinear, can_pack
 from .tied_embedding import TiedEmbedding, can_share
@@ -83,9 +83,9 @@ def quantise_linear(model: nn.Module) -> None:
 
 def decode_faster(model: nn.Module) -> None:
     """Let GPT-2 on a CPU, after `accelerate`, read the next token in few calls; others stay."""
-    if type(model) is transformers.GPT2LMHeadModel and not model.config.add_cross_attention:
-        if attention_implementation(model.config) in (ATTENTION, BY_TEXT):
-            model.transformer.__class__ = DecodingGPT2
+    usual = type(model) is transformers.GPT2LMHeadModel and not model.config.add_cross_attention
+    if usual and attention_implementation(model.config) in (ATTENTION, BY_TEXT):
+        model.transformer.forward = GPT2Decoding(model.transformer)
 
 
 def _attend_by(model: nn.Module, name: str, function: Callable[..., Any]) -> None:

@@ -14,10 +14,10 @@ ZERO = 128  # what an activation of 0 is stored as: oneDNN is slow for signed on
 class Int8Linear(nn.Module):
     """`nn.Linear` without gradients, of 8-bit integers: `(B, ..., K)` fp32 to `(B, ..., M)` fp32.
 
-    Each row of the weight `(M, K)`, and each row of activations when it comes, is divided by its own
-    scale, a 127th of its greatest absolute value, and rounded. The products are added up as exact
-    integers; so what a row of activations gives does not depend on the rows beside it. The bias
-    `(M,)` stays fp32. The two operations are oneDNN's, by which `torch.compile` runs quantised
+    Each row of the weight `(M, K)`, and each row of activations when it comes, is divided by its
+    own scale, a 127th of its greatest absolute value, and rounded. The products are added up as
+    exact integers, so that what a row of activations gives does not depend on the rows beside it.
+    The bias `(M,)` stays fp32. The two operations are oneDNN's, by which `torch.compile` runs quantised
     models; see `can_quantise`.
     """
 
@@ -35,12 +35,11 @@ class Int8Linear(nn.Module):
         return integers.t() * self._scales[:, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        greatest = x.abs().amax(-1, keepdim=True)
+        scale = x.abs().amax(-1, keepdim=True) / LARGEST
         # Added to a half more, a conversion that cuts off rounds. A row of zeros gives any integers
         # at all, which its scale, 0, makes zeros again.
-        integers = (x * (LARGEST / greatest)).add_(ZERO + 0.5).to(torch.uint8)
-        sums = self._sums(integers).view(*x.shape[:-1], len(self._scales))
-        scale = greatest / LARGEST
+        integers = (x / scale).add_(ZERO + 0.5).to(torch.uint8)
+        sums = self._sums(integers)
         return sums.mul_(scale) if self.bias is None else torch.addcmul(self.bias, sums, scale)
 
     def _sums(self, integers: torch.Tensor) -> torch.Tensor:
@@ -49,15 +48,15 @@ class Int8Linear(nn.Module):
             *(integers, 1.0, ZERO, self._packed, self._scales, self._zeros, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )
-        return sums
+        return sums if len(sums) else sums.view(*integers.shape[:-1], len(self._scales))
 
 
 def quantise_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Integers of int8 `(M, K)`, and for each row its scale, fp32 `(M,)`: about equal to `weight`.
 
-    A row that is not finite gets a scale that is not finite either, and is so noticed in the logits.
+    The scale of a row that is not finite is not finite either, so that the logits show it.
     """
-    weight = weight.detach().float()
+    weight = weight.detach().float().contiguous()  # what packs it takes no notice of strides
     tiny = torch.finfo(torch.float32).tiny
     scales = (weight.abs().amax(-1) / LARGEST).clamp(min=tiny)
     integers = (weight / scales[:, None]).round_().nan_to_num_(0.0)

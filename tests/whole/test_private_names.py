@@ -29,7 +29,9 @@ from gpt2ft import (
     train_step,
 )
 from gpt2ft.data import token_store
+from gpt2ft.generation.ready_model import make_ready
 from gpt2ft.kernels.accelerate import pack_linear
+from gpt2ft.kernels.int8_linear import can_quantise
 from gpt2ft.kernels.packed_linear import PackedLinear
 from gpt2ft.models import probe
 from gpt2ft.models.untrusted import forget_code, never_ask
@@ -109,6 +111,18 @@ def test_the_linear_operations_of_mkldnn(gone, make_model, monkeypatch):
     monkeypatch.undo()
     assert continuations(packed) == continuations(plain)
     assert had_them or not torch.backends.mkldnn.is_available()
+
+
+@pytest.mark.parametrize("gone", ["qlinear_prepack", "qlinear_pointwise"])
+def test_the_int8_operations_of_onednn(gone, make_model, monkeypatch):
+    """Nothing else computes in int8 as fast: it says so, instead of being slow or wrong."""
+    left = {"qlinear_prepack", "qlinear_pointwise"} - {gone}
+    operations = {name: getattr(torch.ops.onednn, name) for name in left}
+    monkeypatch.setattr(torch.ops, "onednn", types.SimpleNamespace(**operations))
+    can_quantise.cache_clear()
+    with pytest.raises(ValueError, match="not supported by this version of torch"):
+        make_ready(make_model(), Precision(torch.device("cpu"), None, int8=True))
+    can_quantise.cache_clear()
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
@@ -221,6 +235,8 @@ ROOMS = {
     "_softmax_backward_data": "kernels/attention.py",
     "_reorder_linear_weight": "kernels/packed_linear.py",
     "_linear_pointwise": "kernels/packed_linear.py",
+    "qlinear_prepack": "kernels/int8_linear.py",
+    "qlinear_pointwise": "kernels/int8_linear.py",
     "torch._dynamo": "guards.py",
     "DynamicLayer": "generation/growing_layer.py",
     "_fingerprint": "data/token_store.py",
