@@ -85,7 +85,8 @@ def decode_faster(model: nn.Module) -> None:
     """Let GPT-2 on a CPU, after `accelerate`, read the next token in few calls; others stay."""
     usual = type(model) is transformers.GPT2LMHeadModel and not model.config.add_cross_attention
     if usual and attention_implementation(model.config) in (ATTENTION, BY_TEXT):
-        model.transformer.forward = GPT2Decoding(model.transformer)
+        part: Any = model.transformer
+        part.forward = GPT2Decoding(part)
 
 
 def _attend_by(model: nn.Module, name: str, function: Callable[..., Any]) -> None:

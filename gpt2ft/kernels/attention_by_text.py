@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from .attention import UNSUPPORTED
 
 
 def attention_by_text(
@@ -24,9 +27,14 @@ def attention_by_text(
     other terms, which are then added in another order and give other last bits. Where the result is
     rounded to 8 bits next, these can make a whole step of difference.
     """
-    sdpa = AttentionInterface()["sdpa"]
     mask, length, before = attention_mask, query.shape[2], key.shape[2] - query.shape[2]
-    if mask is None or mask.dtype != torch.bool or mask.shape[1] > 1:
+    plain = all(kwargs.get(name) is None for name in UNSUPPORTED)
+    if plain and mask is None and length == 1 and query.shape[1] == key.shape[1]:
+        scale = kwargs.get("scaling")  # at once, as `sdpa` would: for one token, every call counts
+        out = scaled_dot_product_attention(query, key, value, scale=scale)
+        return out.transpose(1, 2), None
+    sdpa = AttentionInterface()["sdpa"]
+    if not plain or mask is None or mask.dtype != torch.bool or mask.shape[1] > 1:
         result: tuple[torch.Tensor, None] = sdpa(module, query, key, value, mask, **kwargs)
         return result
     out = value.new_zeros(len(query), length, query.shape[1], value.shape[-1])

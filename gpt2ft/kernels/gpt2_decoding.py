@@ -22,6 +22,20 @@ class GPT2Decoding:
 
     def __init__(self, model: Any) -> None:
         self._model, self._forward = model, model.forward
+        # Looked up once: in a module each name costs as much as a small operation.
+        self._parts = [
+            (
+                h.ln_1,
+                h.attn,
+                h.attn.c_attn,
+                h.attn.c_proj,
+                h.ln_2,
+                h.mlp.c_fc,
+                h.mlp.act,
+                h.mlp.c_proj,
+            )
+            for h in model.h
+        ]
 
     def __call__(self, input_ids: Any = None, *args: Any, **given: Any) -> Any:
         wanted = {name: value for name, value in given.items() if value is not None}
@@ -42,12 +56,12 @@ class GPT2Decoding:
         attend = AttentionInterface()[attention_implementation(model.config)]
         batch, n_heads = len(ids), model.config.n_head
         x = (model.wte(ids) + model.wpe(positions)).squeeze(1)
-        for number, block in enumerate(model.h):
-            qkv = block.attn.c_attn(block.ln_1(x)).view(batch, 3, n_heads, 1, -1)
-            query, key, value = qkv.unbind(1)
+        for number, parts in enumerate(self._parts):
+            ln_1, attn, c_attn, attn_proj, ln_2, c_fc, act, mlp_proj = parts
+            query, key, value = c_attn(ln_1(x)).view(batch, 3, n_heads, 1, -1).unbind(1)
             key, value = cache.update(key, value, number)
-            out, _ = attend(block.attn, query, key, value, seen, scaling=block.attn.scaling)
-            x = block.attn.c_proj(out.reshape(batch, -1)).add_(x)
-            x = block.mlp.c_proj(block.mlp.act(block.mlp.c_fc(block.ln_2(x)))).add_(x)
+            out, _ = attend(attn, query, key, value, seen, scaling=attn.scaling)
+            x = attn_proj(out.reshape(batch, -1)).add_(x)
+            x = mlp_proj(act(c_fc(ln_2(x)))).add_(x)
         hidden: torch.Tensor = model.ln_f(x)
         return hidden.unsqueeze(1)

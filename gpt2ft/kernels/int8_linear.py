@@ -17,8 +17,8 @@ class Int8Linear(nn.Module):
     Each row of the weight `(M, K)`, and each row of activations when it comes, is divided by its
     own scale, a 127th of its greatest absolute value, and rounded. The products are added up as
     exact integers, so that what a row of activations gives does not depend on the rows beside it.
-    The bias `(M,)` stays fp32. The two operations are oneDNN's, by which `torch.compile` runs quantised
-    models; see `can_quantise`.
+    The bias `(M,)` stays fp32. The two operations are oneDNN's, by which `torch.compile` runs
+    quantised models; see `can_quantise`.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
@@ -26,7 +26,7 @@ class Int8Linear(nn.Module):
         integers, self._scales = quantise_rows(weight)
         self._packed = torch.ops.onednn.qlinear_prepack(integers, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int64)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.bias = None if bias is None else bias.detach().float()
 
     @property
     def weight(self) -> torch.Tensor:

@@ -150,7 +150,8 @@ TRAIN_USAGE = {
     "--seed 9223372036854775808": "--seed is 9223372036854775808, give a number < "
     "9223372036854775808",
     "--precision fp8": "argument --precision: invalid choice: 'fp8' (choose from ...), see --help",
-    "--precision int8": "argument --precision: invalid choice: 'int8' (choose from ...), see --help",
+    "--precision int8": "argument --precision: invalid choice: 'int8' (choose from ...), "
+    "see --help",
     "--sneed 1": "no flag --sneed, did you mean --seed?",
     "--config gone.yaml": "no recipe or file gone.yaml, recipes are quickstart, wikitext2",
     "--config a.txt": "a.txt is no recipe, write lines of `name: value`",
