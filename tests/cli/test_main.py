@@ -62,7 +62,8 @@ def test_a_text_is_continued_without_data_sets(tmp_path):
     code = (
         "import sys\n"
         "from gpt2ft.cli.main import main\n"
-        "main(['generate', '--model_name_or_path', 'gpt2-mini', '-p', 'a', '--max_new_tokens', '1'])\n"
+        "flags = ['--model_name_or_path', 'gpt2-mini', '--max_new_tokens', '1']\n"
+        "main(['generate', *flags, '-p', 'a'])\n"
         "print({'datasets', 'pandas', 'pyarrow'} & set(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
