@@ -5,8 +5,8 @@
 GPT-2 124M from `GPT2Config()` with random weights, prompts of 16 random tokens, 100 new ones, top-k
 50, top-p 0.95, no end of text. Tokens per second of the whole batch, the prompt's reading included;
 a block is a process of its own that generates once to warm up and then three times. CTranslate2, if
-it is installed, takes part in fp32 and int8 (it has no bf16 here). `--precision int8` is ours beside
-CTranslate2 in int8, and beside `model.generate` in bf16, which has no int8.
+it is installed, takes part in fp32 and int8 (it has no bf16 here). `--precision int8` is ours in
+int8 beside CTranslate2 in int8, and beside `model.generate` in bf16, which has no int8.
 """
 
 import argparse
