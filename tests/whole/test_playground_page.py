@@ -50,7 +50,8 @@ def served(*flags):
 
 @pytest.fixture(scope="module")
 def link(tuned):
-    with served("--model_name_or_path", str(tuned), "--max_new_tokens", "40") as link:
+    flags = ("--max_new_tokens", "40", "--seed", "3")
+    with served("--model_name_or_path", str(tuned), *flags) as link:
         yield link
 
 
@@ -198,6 +199,21 @@ def test_retry_has_the_next_seed_and_undo_brings_back(page):
     page.click("undo")
     assert page["box"].is_displayed() and page["box"].get_property("value") == BEGINNING
     assert not page["undo"].is_enabled()
+
+
+def test_without_a_seed_each_text_has_a_new_one(page):
+    page.set("seed", "")
+    (first,) = page.write(BEGINNING)
+    (seed,) = re.findall(r"seed (\d+)", page.states()[0])
+    page.click("undo")
+    (second,) = page.write()
+    assert first != second and f"seed {seed}" not in page.states()[0]
+    page.click("undo")
+    page.set("seed", seed)
+    assert page.write() == [first]
+    page.set("seed", "one")
+    page.click("write")
+    page.until(lambda: "the seed is a whole number from 0 on, not one" in page["status"].text)
 
 
 def test_a_text_is_edited_and_goes_on_from_there(page):
@@ -355,13 +371,14 @@ def test_the_other_model_begins_where_the_first_did(page):
 
 def test_a_link_brings_the_text_again_even_from_another_server(chromium, tuned):
     flags = ("--model_name_or_path", str(tuned), "--max_new_tokens", "30", "--port", "23571")
+    flags += ("--seed", "3")
     with served(*flags) as link:
         page = Page(chromium, link)
         page.set("temperature", "1.3")
         page.click("compare")
         page.write(BEGINNING)
         page.all(".token")[9].click()
-        page.until(lambda: page.all(".choice"))[3].click()
+        page.until(lambda: page.all(".choice:not([aria-current])"))[3].click()
         page.until(lambda: page.ended() and len(page.all(".column:first-child .token")) == 40)
         texts = page.texts()
         page.click("link")
@@ -379,6 +396,45 @@ def test_a_link_brings_the_text_again_even_from_another_server(chromium, tuned):
     with served(*flags) as link:
         again = Page(chromium, address)
         again.until(lambda: again.ended() and again.texts() == texts)
+
+
+def test_a_link_brings_an_edited_text_that_nothing_was_drawn_for(page):
+    page.write(BEGINNING)
+    page.click("edit")
+    caret = f"document.activeElement.setSelectionRange({len(BEGINNING)}, {len(BEGINNING)})"
+    page.browser.execute_script(caret)
+    page.press(" never")
+    page.click("link")
+    page.until(lambda: "The link is" in page["status"].text)
+    texts = page.texts()
+    again = Page(page.browser, page.browser.current_url)
+    again.until(lambda: len(again.coloured()) == 40 and again["write"].is_displayed())
+    assert again.texts() == texts and again.states() == [""]
+    assert not again["retry"].is_enabled()
+
+
+def test_a_text_goes_on_behind_a_stop_string(page):
+    page.click("open-settings")
+    page.all("summary")[0].click()
+    page.set("stop_strings", "e")
+    page.click("compare")
+    first = page.write(BEGINNING)
+    assert all("a stop string ended it" in state for state in page.states())
+    assert not any("e" in text for text in first)
+    page.set("stop_strings", "")
+    second = page.write()
+    for one, other in zip(first, second, strict=True):
+        assert other.startswith(one) and len(other) > len(one) + 20
+    page.click("undo")
+    assert page.texts() == first
+    assert page["box"].get_property("value") == BEGINNING
+
+
+def test_a_text_can_begin_with_nothing(page):
+    (text,) = page.write("")
+    assert text and len(page.all(".token")) == 40 and not page.all(".you")
+    (longer,) = page.write()
+    assert longer.startswith(text) and len(page.all(".token")) == 80
 
 
 def test_a_damaged_link_is_said(chromium, link):

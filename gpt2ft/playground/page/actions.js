@@ -5,7 +5,7 @@ import * as choices from "./choices.js";
 import * as column from "./column.js";
 import { isChat, isCompared, lastTurn, remember, restore, session } from "./session.js";
 import * as settings from "./settings.js";
-import { beginning, edited, messages, newColumn, open, textOf, typed, written } from "./text.js";
+import { beginning, edited, firstToken, messages, newColumn, open, textOf, typed, typedFirst, written } from "./text.js";
 import { draw, drawTools, tell } from "./view.js";
 import { isWriting, writeAll } from "./writing.js";
 
@@ -49,18 +49,16 @@ export async function writeColumns(jobs) {
 
 function newTurn(question, spans) {
   const models = isCompared() ? [0, 1] : [0];
-  return { question, columns: models.map((model) => newColumn(model, structuredClone(spans))) };
+  return { question, columns: models.map((model) => newColumn(model, [...spans])) };
 }
 
 // The text as the box has it; what did not change stays as it was.
 function takeBox() {
   const [first] = lastTurn()?.columns ?? [];
-  if (isCompared()) {
-    if (!first || box.value !== beginning(first.spans).prompt) session.turns = [newTurn("", typed(box.value))];
-  } else if (!first) session.turns = [newTurn("", typed(box.value))];
-  else {
-    const spans = edited(first.spans, box.value);
-    if (spans !== first.spans) lastTurn().columns = [newColumn(first.model, spans)];
+  const isNew = !first || (isCompared() && box.value !== textOf(first.spans.slice(0, typedFirst(first.spans))));
+  if (isNew) session.turns = [newTurn("", typed(box.value))];
+  else if (!isCompared() && edited(first.spans, box.value) !== first.spans) {
+    lastTurn().columns = [newColumn(first.model, edited(open(first), box.value))];
   }
 }
 
@@ -74,8 +72,7 @@ export async function write() {
     box.value = "";
   } else {
     if (session.editing || isCompared()) takeBox();
-    lastTurn().columns.forEach(open);
-    if (isCompared()) box.value = beginning(lastTurn().columns[0].spans).prompt;
+    for (const column of lastTurn().columns) column.spans = open(column);
   }
   await writeColumns(lastTurn().columns.map((_, number) => ({ number, seed })));
 }
@@ -102,7 +99,6 @@ export function undo() {
 export function edit() {
   if (isWriting() || isChat() || isCompared() || !session.turns.length) return;
   if (session.editing) return doneEditing();
-  open(lastTurn().columns[0]);
   box.value = textOf(lastTurn().columns[0].spans);
   session.editing = true;
   show();
@@ -144,8 +140,10 @@ export async function compare() {
   }
   const [first] = lastTurn().columns;
   const { prompt } = beginning(first.spans);
-  const other = newColumn(1, typed(prompt));
-  lastTurn().columns.push(other);
+  const tokens = first.spans.slice(firstToken(first.spans));
+  first.drawn += typed(prompt).length + tokens.length - first.spans.length;
+  first.spans = [...typed(prompt), ...tokens];
+  lastTurn().columns.push(newColumn(1, typed(prompt)));
   box.value = prompt;
   await writeColumns([{ number: 1, seed: first.seed ?? seedToUse() }]);
   session.last = [0, 1];

@@ -32,8 +32,13 @@ export function label(model) {
 // Keeps what there is, so that the change that follows can be taken back. `compared`: whether models wrote side by side.
 export function remember(compared = isCompared()) {
   const { form, turns, last, editing } = session;
-  session.past.push(structuredClone({ form, turns, last, editing, box: box.value, compared }));
+  session.past.push({ form, turns: turns.map(copied), last, editing, box: box.value, compared });
   if (session.past.length > LONGEST_PAST) session.past.shift();
+}
+
+// Spans are never changed, so that a copy shares them.
+function copied({ question, columns }) {
+  return { question, columns: columns.map((column) => ({ ...column, spans: [...column.spans] })) };
 }
 
 // Takes back the last change.

@@ -40,11 +40,17 @@ export function newColumn(model, spans) {
   return { model, spans, drawn: spans.length, seed: null, reason: null, said: "" };
 }
 
-// Lets a text that has ended be written on: without the token that ends it, and without what a stop string cut off.
-export function open(column) {
-  if (column.reason === "stop_string") column.spans = known(textOf(column.spans));
-  column.spans = column.spans.filter((span) => span.text !== "");
-  column.reason = null;
+// The spans of a column that can be written on: without the token that ends a text. What a stop string cut off is not in
+// the characters, but it would be in the ids.
+export function open({ spans, reason }) {
+  const some = spans.filter((span) => span.text !== "");
+  return reason === "stop_string" ? some.map((span) => (span.by === "model" ? known(span.text)[0] : span)) : some;
+}
+
+// How many spans of the beginning were typed; side by side they stand in the box above.
+export function typedFirst(spans) {
+  const end = spans.findIndex((span) => span.by !== "you");
+  return end < 0 ? spans.length : end;
 }
 
 // A text box knows one kind of line end.

@@ -4,7 +4,7 @@ import * as choices from "./choices.js";
 import { render } from "./column.js";
 import { isChat, isCompared, isEditing, label, lastTurn, session } from "./session.js";
 import { make, shown } from "./tokens.js";
-import { firstToken } from "./text.js";
+import { typedFirst } from "./text.js";
 import { isWriting } from "./writing.js";
 
 const at = (id) => document.getElementById(id);
@@ -47,7 +47,7 @@ function turnElement(turn, turnNumber, { onEdit, onToken }) {
     place.append(render(column, {
       name: turn.columns.some((each) => each.model > 0) ? label(model) : "",
       label: isChat() ? `answer of ${model.name}` : `text of ${model.name}`,
-      first: isCompared() && !isChat() ? firstToken(column.spans) : 0, // the beginning is in the box above
+      first: isCompared() && !isChat() ? typedFirst(column.spans) : 0, // the beginning is in the box above
       onEdit: isChat() || isCompared() ? null : onEdit,
       onToken: (index, token) => onToken(turnNumber, number, index, token),
     }));

@@ -41,17 +41,18 @@ async function write({ column, request, onlyBeginning }, signal) {
   const began = column.spans.slice(firstToken(column.spans));
   const score = request.score_fixed || began.some((span) => span.probability === null);
   const own = new AbortController();
+  signal.addEventListener("abort", () => own.abort());
   try {
-    for await (const event of call("/api/write", { ...request, score_fixed: score }, AbortSignal.any([signal, own.signal]))) {
+    for await (const event of call("/api/write", { ...request, score_fixed: score }, own.signal)) {
       take(column, event, score);
-      if (event.start && onlyBeginning) own.abort();
+      if (event.start && onlyBeginning) {
+        own.abort();
+        column.seed = null; // nothing was drawn
+        return say(column, "");
+      }
     }
   } catch (error) {
-    if (error.name !== "AbortError") say(column, `error: ${error.message}`);
-    else if (own.signal.aborted) {
-      column.seed = null; // nothing was drawn
-      say(column, "");
-    } else say(column, `stopped, seed ${column.seed}`);
+    say(column, error.name === "AbortError" ? `stopped, seed ${column.seed}` : `error: ${error.message}`);
   }
 }
 
