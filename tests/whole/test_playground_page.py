@@ -688,6 +688,9 @@ def test_it_fits_a_phone_and_a_wide_screen(chromium, link, width, dark, tmp_path
             page.until(lambda: page.all(".choice"))
     box = page["choices"].rect
     assert box["x"] >= 0 and box["x"] + box["width"] <= width
+    inside = "const box = arguments[0].getBoundingClientRect(); return [box.top, box.bottom]"
+    top, bottom = chromium.execute_script(inside, page["choices"])
+    assert 0 <= top < bottom <= 1000
     ground = chromium.execute_script(
         "return getComputedStyle(document.documentElement).backgroundColor"
     )

@@ -32,13 +32,16 @@ export function say(sentence) {
   place();
 }
 
-// Below the token, or above it where there is more room.
+// Below the token, or above it where there is more room; it scrolls if there is little.
 function place() {
-  const token = opener.getClientRects()[0], root = document.documentElement;
-  const last = root.clientWidth - list.offsetWidth - 12;
-  const isAbove = token.bottom + list.offsetHeight + 12 > root.clientHeight && token.top > root.clientHeight - token.bottom;
+  list.style.maxHeight = "none";
+  const token = opener.getClientRects()[0], { clientWidth, clientHeight } = document.documentElement;
+  const below = clientHeight - token.bottom - 12, above = token.top - 12;
+  const isAbove = list.offsetHeight > below && above > below;
+  list.style.maxHeight = `${Math.max(200, isAbove ? above : below)}px`;
+  const last = clientWidth - list.offsetWidth - 12;
   list.style.left = `${scrollX + Math.max(12, Math.min(last, token.left - 8))}px`;
-  list.style.top = `${scrollY + Math.max(4 - scrollY, isAbove ? token.top - list.offsetHeight - 6 : token.bottom + 6)}px`;
+  list.style.top = `${scrollY + (isAbove ? token.top - list.offsetHeight - 6 : token.bottom + 6)}px`;
 }
 
 // Shows the choices; `span` is what was written, `take` is called with what is chosen in its place.
