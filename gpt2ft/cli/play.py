@@ -6,7 +6,7 @@ import os
 import sys
 import webbrowser
 
-from ..data.chat_template import stop_tokens
+from ..data.chat_template import give_template, stop_tokens
 from ..generation.config import GenerateConfig, Sampling
 from ..generation.ready_model import ReadyModel
 from ..generation.text import add_end_tokens
@@ -27,15 +27,17 @@ def play(config: GenerateConfig, name: str, baseline: str | None) -> int:
     """
     load = loader(config, name)
 
-    def load_for_page(name: str) -> ReadyModel:
-        model = load(name)
+    def load_for_page(named: str) -> ReadyModel:
+        model = load(named)
+        if named != name and is_chat:  # the second model answers too, in some template
+            give_template(model.tokenizer)
         if model.tokenizer.chat_template:  # its answers end where they do in a conversation
             add_end_tokens(model.model, stop_tokens(model.tokenizer))
         return model
 
     models = [ServedModel(name, "fine-tuned" if baseline else "", load_for_page)]
     if baseline:
-        models.append(ServedModel(baseline, "before" if not config.baseline else "", load_for_page))
+        models.append(ServedModel(baseline, "" if config.baseline else "before", load_for_page))
     is_chat = bool(models[0].load().tokenizer.chat_template)
     helps = field_docs(Sampling)
     page = Playground(
