@@ -9,6 +9,8 @@ from torch import nn
 
 LARGEST = 127  # of a quantised number; symmetric, so that -128 is left out
 ZERO = 128  # what an activation of 0 is stored as: oneDNN is slow for signed ones without AMX
+# Added to a half more, a conversion that cuts off rounds.
+ROUNDING = torch.tensor([ZERO + 0.5])
 
 
 class Int8Linear(nn.Module):
@@ -24,6 +26,7 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
         integers, self._scales = quantise_rows(weight)
+        self._step = self._scales / LARGEST  # of a product, but for the row of activations
         self._packed = torch.ops.onednn.qlinear_prepack(integers, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int64)
         self.bias = None if bias is None else bias.detach().float()
@@ -35,17 +38,18 @@ class Int8Linear(nn.Module):
         return integers.t() * self._scales[:, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scale = x.abs().amax(-1, keepdim=True) / LARGEST
-        # Added to a half more, a conversion that cuts off rounds. A row of zeros gives any integers
-        # at all, which its scale, 0, makes zeros again.
-        integers = (x / scale).add_(ZERO + 0.5).to(torch.uint8)
+        greatest = x.abs().amax(-1, keepdim=True)
+        # A row of zeros gives any integers at all, which its greatest, 0, makes zeros again.
+        integers = torch.add(ROUNDING, x / greatest, alpha=LARGEST).to(torch.uint8)
         sums = self._sums(integers)
-        return sums.mul_(scale) if self.bias is None else torch.addcmul(self.bias, sums, scale)
+        return (
+            sums.mul_(greatest) if self.bias is None else torch.addcmul(self.bias, sums, greatest)
+        )
 
     def _sums(self, integers: torch.Tensor) -> torch.Tensor:
-        """The integers `(..., K)` times the weight's, which are multiplied by their scales."""
+        """The integers `(..., K)` times the weight's, in steps of the product."""
         sums: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            *(integers, 1.0, ZERO, self._packed, self._scales, self._zeros, None),
+            *(integers, 1.0, ZERO, self._packed, self._step, self._zeros, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )
         return sums if len(sums) else sums.view(*integers.shape[:-1], len(self._scales))
