@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..generation.config import Sampling
+from ..models.gguf_header import is_gguf
 from ..models.names import located
 from ..settings import check_bounds, setting
 from .flags import Commands, add_flags
@@ -87,18 +88,23 @@ def command(given: dict[str, Any]) -> int:
     return measure(config, source, tokenizer)
 
 
+def are_samples(source: str) -> bool:
+    """Whether it is a file of texts, and no model."""
+    return os.path.isfile(source) and not is_gguf(source)
+
+
 def folder_of(source: str) -> Path:
     """The folder of a model, or of a file of samples."""
-    return Path(source).parent if os.path.isfile(source) else Path(located(source))
+    return Path(source).parent if are_samples(source) else Path(located(source))
 
 
 def tokenizer_for(config: CopiesConfig, source: str) -> str:
     """The name of the tokenizer. Raises `ValueError` for samples that have none beside them."""
-    if config.prompt_file and os.path.isfile(source):
+    if config.prompt_file and are_samples(source):
         raise ValueError("--prompt_file is for a model, leave it out for a file of samples")
     if config.tokenizer_name:
         return config.tokenizer_name
-    if not os.path.isfile(source):
+    if not are_samples(source):
         return source
     folder = folder_of(source)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):

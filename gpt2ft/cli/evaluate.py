@@ -10,7 +10,7 @@ from ..evaluation.config import EvaluateConfig
 from ..system.signals import listening
 from ..system.terminal import print_line
 from .flags import Commands, add_flags
-from .process import ask_hub_once, note_unpacked, set_up_process, spin_briefly
+from .process import ask_hub_once, say_dequantised, set_up_process, spin_briefly
 from .run_settings import UsageError
 
 
@@ -19,7 +19,8 @@ def add_to(commands: Commands) -> None:
     text = "say how good a model is on a text, and whether it is better than another"
     parser = commands.add_parser("evaluate", help=text, description=EvaluateConfig.__doc__)
     parser.set_defaults(command=command, configuration=EvaluateConfig)
-    text = "model: the output folder of a run, any other folder, a name on the hub, or gpt2-mini"
+    text = "model: the output folder of a run, any other folder, a .gguf file, a name "
+    text += "on the hub, or gpt2-mini"
     parser.add_argument("model", metavar="MODEL", help=text)
     add_flags(parser, EvaluateConfig)
 
@@ -39,7 +40,7 @@ def command(given: dict[str, Any]) -> int:
 
             set_up_process(config.device, config.threads)
         stop.check()
-        note_unpacked(name, config.baseline)
+        say_dequantised([name, config.baseline])
         card, text = evaluated(name, config, stop=stop)
     if config.json:
         named = {"model_path": name, "baseline_path": config.baseline, "text": text}

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..checkpoint.folders import checkpoint_folders, is_finished
+from ..models.gguf_header import is_gguf
 from ..run.recipe import SETTINGS_FILE
 from ..settings import setting
 from ..system.signals import listening
 from .flags import Commands, add_flags
-from .process import ask_hub_once, set_up_process, spin_briefly
+from .process import ask_hub_once, say_dequantised, set_up_process, spin_briefly
 from .run_settings import UsageError
 
 
@@ -65,13 +66,14 @@ def command(given: dict[str, Any]) -> int:
 
             set_up_process("cpu", config.threads)
         stop.check()
+        say_dequantised([name])
         return export(name, target, type=config.type, ollama=config.ollama, stop=stop)
 
 
 def _beside(folder: Path, type: str) -> Path:
     """MODEL-TYPE.gguf beside a folder; of another model, in the current folder."""
     if not folder.is_dir():
-        folder = Path(folder.name)
+        folder = Path(folder.stem if is_gguf(folder.name) else folder.name)
     elif folder.name in ("", ".."):
         folder = folder.resolve()
     return folder.with_name(f"{folder.name}-{type}.gguf")

@@ -16,7 +16,7 @@ from ..run.recipe import SETTINGS_FILE, load_recipe
 from ..system.signals import listening
 from ..system.terminal import printable
 from .flags import Commands, add_flags
-from .process import ask_hub_once, note_unpacked, set_up_process, spin_briefly
+from .process import ask_hub_once, set_up_process, spin_briefly
 from .run_settings import UsageError
 
 
@@ -57,7 +57,6 @@ def command(given: dict[str, Any]) -> int:
 
         set_up_process(config.device, config.threads)
     stop.check()
-    note_unpacked(name, baseline)
     if config.web:
         return play(config, name, baseline)
     return continue_texts(config, name, prompts)

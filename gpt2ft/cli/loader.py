@@ -13,6 +13,7 @@ from ..generation.filters import Followers
 from ..generation.ready_model import ReadyModel, load_ready
 from ..generation.text import add_end_tokens
 from ..precision import resolve_device, resolve_precision
+from .process import say_dequantised
 
 
 def loader(config: GenerateConfig, first: str) -> Callable[[str], ReadyModel]:
@@ -27,6 +28,7 @@ def loader(config: GenerateConfig, first: str) -> Callable[[str], ReadyModel]:
             revision=config.model_revision if name == first else "main",
             tokenizer_name=config.tokenizer_name if name == first else None,
         )
+        say_dequantised([name])
         model.corpus = index(model.tokenizer) if index else None
         if config.chat:
             _ready_to_answer(model)

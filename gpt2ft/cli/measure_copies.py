@@ -31,7 +31,7 @@ from ..precision import resolve_device, resolve_precision
 from ..run.reporting import write_report
 from ..run.texts import corpus_of_run
 from ..system.terminal import bar, print_line
-from .copies import CopiesConfig, folder_of
+from .copies import CopiesConfig, are_samples, folder_of
 from .generate import is_of_run
 
 PROMPT_TOKENS = 24
@@ -47,7 +47,7 @@ def measure(config: CopiesConfig, source: str, tokenizer_name: str) -> int:
     corpus = _corpus(config, folder_of(source))
     held_out = tokens_of(corpus.validation, tokenizer) if corpus.validation else None
     training = TrainingText(corpus.train, tokenizer, files=corpus.files)
-    drawn = not os.path.isfile(source)
+    drawn = not are_samples(source)
     if not drawn:
         samples = read_samples(source)
     else:

@@ -7,7 +7,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from ..models.names import is_gguf, is_here
+from ..models.gguf_header import dequantised, is_gguf
+from ..models.names import located
 from ..system.hub import go_offline_if_unreachable
 from ..system.signals import Stop
 from ..system.terminal import be_quiet, printable, silence_libraries
@@ -116,20 +117,14 @@ def whose_error(message: str, *, is_usage: bool) -> str | None:
 
 
 def ask_hub_once(names: Sequence[str | None]) -> None:
-    """Ask the hub once, if any of the names is neither a folder or file nor built in."""
-    if any(name is not None and not is_here(name) for name in names):
+    """Ask the hub once, if any of the names is neither a folder, a GGUF file, nor built in."""
+    local = [name is None or is_gguf(name) or os.path.isdir(located(name)) for name in names]
+    if not all(local):
         go_offline_if_unreachable()
 
 
-def note_unpacked(*names: str | None) -> None:
-    """Say on standard error of each model that is a GGUF file how its weights are kept there."""
-    from ..models.from_gguf import weight_type
-    from ..parallel import processes
-
-    files = [name for name in dict.fromkeys(names) if name and is_gguf(name)]
-    for name in files if processes.rank() == 0 else []:
-        kind = weight_type(name)
-        text = (
-            f"{name} holds weights of the type {kind}; they are unpacked, the model is a plain one"
-        )
-        print(f"gpt2ft: {printable(text)}", file=sys.stderr)
+def say_dequantised(names: Sequence[str | None]) -> None:
+    """Say on standard error which of the models are GGUF files, and what their weights become."""
+    for name in filter(None, names):
+        if said := dequantised(name):
+            print(f"gpt2ft: {printable(said)}", file=sys.stderr)

@@ -19,7 +19,6 @@ from .process import (
     are_several,
     ask_hub_once,
     meet,
-    note_unpacked,
     set_up_process,
     silence_lost_connections,
     spin_briefly,
@@ -85,7 +84,6 @@ def run(given: dict[str, Any], load: Callable[[Stop], Command]) -> int:
         stop.check()
         meet(config.device, stop)
         stop.check()
-        note_unpacked(config.loaded_model)
         try:
             return command(config)
         except HubUnavailableError as error:

@@ -16,7 +16,7 @@ class EvaluateConfig:
     """How good a model is on a text, and whether it is better than another."""
 
     baseline: str | None = None
-    """Model to compare with: a folder, a name on the hub, or gpt2-mini (built in)."""
+    """Model to compare with: a folder, a .gguf file, a name on the hub, or gpt2-mini (built in)."""
     validation_file: list[str] = setting(list)
     """Files or globs to evaluate on; default, if the model is the output folder of a run: the text
     that the run held out."""

@@ -66,7 +66,7 @@ class GenerateConfig(Sampling):
     """How to generate text from a model."""
 
     model_name_or_path: str | None = None
-    """Model: a folder, a name on the hub, a .gguf file, or gpt2-mini (built in); default: the
+    """Model: a folder, a .gguf file, a name on the hub, or gpt2-mini (built in); default: the
     newest finished run in the current folder."""
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub."""

@@ -1,4 +1,4 @@
-"""Models as GGUF files, which llama.cpp and Ollama run: written, and read again.
+"""Models as GGUF files, which llama.cpp and Ollama run: how they are written.
 
 The form of a file: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The names of tensors
 are those of the `gguf` package. llama.cpp computes each architecture in one way: a model whose
@@ -7,15 +7,12 @@ configuration asks for another is refused, as it would load and write nonsense.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from .gguf_tokenizer import add_tokenizer
@@ -106,51 +103,6 @@ def write_gguf(
         writer.close()
 
 
-def read_gguf(path: Path) -> Any:
-    """The model of a GGUF file in fp32, in evaluation mode.
-
-    transformers reads it; what transformers passes over is read here: GPT-2's positions and inner
-    size, the size of heads, and the factors of rotary positions. Raises `ValueError` if tensors are
-    missing.
-    """
-    import gguf
-
-    folder, name = path.parent, path.name
-    config: Any = AutoConfig.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
-    reader = gguf.GGUFReader(path)
-
-    def field(name: str) -> Any:
-        architecture = reader.fields["general.architecture"].contents()
-        return reader.fields[f"{architecture}.{name}"].contents()
-
-    if config.model_type == "gpt2":
-        config.n_positions, config.n_inner = field("context_length"), field("feed_forward_length")
-    else:
-        config.head_dim = field("attention.key_length")
-    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that nothing turns off
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            gguf_file=name,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    model, info = loaded
-    if info["missing_keys"]:
-        raise ValueError(f"it lacks tensors, {', '.join(sorted(info['missing_keys'])[:5])}")
-    for tensor in reader.tensors:
-        if tensor.name == ROPE_FACTORS:
-            model.model.rotary_emb.inv_freq /= torch.from_numpy(np.array(tensor.data))
-    return model.eval()
-
-
-def read_gguf_tokenizer(path: Path) -> Any:
-    """The tokenizer of a GGUF file, as transformers reads it."""
-    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-
-
 def longest_context(config: Any) -> int:
     """Tokens up to which llama.cpp computes what the model does: it leaves out sliding windows."""
     sizes = (config.max_position_embeddings, getattr(config, "sliding_window", None))
@@ -178,10 +130,11 @@ def _add_shape(writer: Any, config: Any) -> None:
     writer.add_vocab_size(config.vocab_size)
 
 
-def _tensors(model: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """Each tensor by its name in the file, in fp32, as llama.cpp wants it laid out.
+def named_tensors(model: Any) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Each parameter's name, its name in the file, and its values as they lie there.
 
-    A head that is the embedding comes once, as the embedding.
+    A head that is the embedding comes once, as the embedding. Raises `ValueError` for a parameter
+    that has no name in such a file.
     """
     import gguf
 
@@ -195,15 +148,21 @@ def _tensors(model: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
         found = table.get_name(module)
         if found is None:
             raise ValueError(f"the model has the tensor {name}, for which GGUF has no name")
-        tensor = parameter.detach().float().cpu()
-        if end == "weight" and isinstance(model.get_submodule(module), Conv1D):
-            tensor = tensor.T
-        if _is_llama(config) and module.endswith(("q_proj", "k_proj")):
+        is_turned = end == "weight" and isinstance(model.get_submodule(module), Conv1D)
+        yield name, f"{found}.{end}", parameter.detach().T if is_turned else parameter.detach()
+
+
+def _tensors(model: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Each tensor by its name in the file, in fp32, as llama.cpp wants it laid out."""
+    config = model.config
+    for name, found, values in named_tensors(model):
+        tensor = values.float().cpu()
+        if _is_llama(config) and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = config.num_attention_heads
             tensor = _interleaved(
-                tensor, heads if module.endswith("q_proj") else config.num_key_value_heads
+                tensor, heads if name.endswith("q_proj.weight") else config.num_key_value_heads
             )
-        yield f"{found}.{end}", tensor.contiguous().numpy()
+        yield found, tensor.contiguous().numpy()
     if (factors := _rope_factors(model)) is not None:
         yield ROPE_FACTORS, factors
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from .adapters import check_peft, merge_saved
-from .from_gguf import load_gguf, load_gguf_tokenizer
-from .names import is_gguf, located
+from .gguf_header import is_gguf
+from .gguf_reading import read_config, read_model, read_tokenizer
+from .names import located
 from .untrusted import (
     adapter_settings,
     adapter_weights,
@@ -33,7 +35,7 @@ DEFAULT_VOCAB_SIZE = 8192
 
 
 def load_tokenizer(name: str, *, revision: str = "main") -> Any:
-    """The tokenizer of a folder, a GGUF file, of `gpt2-mini`, which is built in, or on the hub.
+    """The tokenizer of a folder, a GGUF file, `gpt2-mini`, which is built in, or one on the hub.
 
     For an adapter that has none it is that of the model it belongs to. No code that comes with it
     is run. Where it has no pad token, end-of-text serves. Raises `FileNotFoundError`, `ValueError`
@@ -56,6 +58,7 @@ def load_model(name: str, *, revision: str = "main", dropout: float | None = Non
     """A causal language model in fp32, in evaluation mode: from a folder, a GGUF file, the hub, or
     `gpt2-mini`, which is built in.
 
+    Or from a GGUF file of this machine, whatever bits its weights have there.
     Of a LoRA adapter it is the model that the adapter belongs to, with the adapter added to its
     weights, for which `peft` must be installed. Only safetensors are read, and no code that comes
     with a model is run: a type that `transformers` knows is loaded without it. `dropout` sets all
@@ -96,7 +99,7 @@ def _base(name: str, settings: dict[str, Any]) -> tuple[str, str]:
     """
     base = located(settings["base_model_name_or_path"])
     beside = os.path.join(name, base)
-    found = beside if not os.path.isdir(base) and os.path.isdir(beside) else base
+    found = beside if not os.path.exists(base) and os.path.exists(beside) else base
     return found, settings.get("revision") or "main"
 
 
@@ -111,33 +114,43 @@ def _told_as_base(base: str, adapter: str) -> Iterator[None]:
 
 def _load_own_tokenizer(name: str, revision: str) -> Any:
     """The tokenizer that is there itself."""
-    if is_gguf(name):
-        return _padding(load_gguf_tokenizer(name))
     with loading("tokenizer", name, revision) as (place, commit):
-        check_tokenizer(place, commit)
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
-        kind = saved_class(place, commit)
-        if kind is not None and type(tokenizer) is not kind:
-            # Beside a model of type qwen2, AutoTokenizer gives a Qwen2Tokenizer whatever was saved:
-            # the same vocabulary, but text is cut otherwise, and gets other tokens.
-            tokenizer = kind.from_pretrained(place, revision=commit, trust_remote_code=False)
+        is_file = is_gguf(name)
+        tokenizer = read_tokenizer(Path(name)) if is_file else _saved_tokenizer(place, commit)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # made without any file
             raise ValueError("it has no vocabulary, name another --tokenizer_name")
     forget_code(tokenizer)
-    return _padding(tokenizer)
-
-
-def _padding(tokenizer: Any) -> Any:
-    """The tokenizer, which pads with end-of-text if it has nothing else to pad with."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
+def _saved_tokenizer(place: str, commit: str) -> Any:
+    """The tokenizer that is saved in a folder, or on the hub."""
+    check_tokenizer(place, commit)
+    tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
+    kind = saved_class(place, commit)
+    if kind is not None and type(tokenizer) is not kind:
+        # Beside a model of type qwen2, AutoTokenizer gives a Qwen2Tokenizer whatever was saved:
+        # the same vocabulary, but text is cut otherwise, and gets other tokens.
+        return kind.from_pretrained(place, revision=commit, trust_remote_code=False)
+    return tokenizer
+
+
+def _load_gguf(name: str, dropout: float | None) -> Any:
+    """The model of a GGUF file."""
+    with loading("model", name, "main"):
+        config = read_config(Path(name))
+        _set_dropout(config, dropout)
+        model = read_model(Path(name), config)
+    _move_to_fresh_memory(model)
+    return model
+
+
 def _load_whole(name: str, revision: str, dropout: float | None) -> Any:
     """A model whose weights are all there."""
     if is_gguf(name):
-        return load_gguf(name, lambda config: _set_dropout(config, dropout))
+        return _load_gguf(name, dropout)
     with loading("model", name, revision) as (place, commit):
         check_model(place, commit)
         config: Any = AutoConfig.from_pretrained(place, revision=commit, trust_remote_code=False)

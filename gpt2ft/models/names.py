@@ -1,4 +1,4 @@
-"""What a name of a model stands for: a folder, a file, the built-in model, or one on the hub."""
+"""What a name of a model stands for: a folder, the built-in model, or one on the hub."""
 
 from __future__ import annotations
 
@@ -16,16 +16,6 @@ def located(model_name: str) -> str:
     return model_name
 
 
-def is_gguf(model_name: str) -> bool:
-    """Whether it is the name of a GGUF file, which may be missing."""
-    return model_name.endswith(".gguf") and not os.path.isdir(model_name)
-
-
 def is_of_hub(recorded: str) -> bool:
     """Whether a name that a run wrote down is of the hub: of folders it writes the whole path."""
     return not os.path.isabs(recorded) and recorded != BUILT_IN_MODEL
-
-
-def is_here(model_name: str) -> bool:
-    """Whether it is the name of a folder or a file here, or of the built-in model."""
-    return is_gguf(model_name) or os.path.isdir(located(model_name))

@@ -17,6 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from ..system.hub import HubUnavailableError, answers, is_offline
+from .gguf_header import is_gguf
 from .probe import attention_implementation
 
 MAX_JSON_BYTES = 64 << 20
@@ -31,8 +32,12 @@ def loading(what: str, name: str, revision: str) -> Iterator[tuple[str, str]]:
     become ones that a user can act on.
     """
     try:
+        if is_gguf(name):
+            os.stat(name)
+            yield name, revision
+            return
         if os.path.isfile(name):
-            raise ValueError("it is a file, name the folder it is in")
+            raise ValueError("it is a file, name the folder it is in, or a .gguf file")
         if os.path.isdir(name) and not any(file.endswith(".json") for file in os.listdir(name)):
             there = ", ".join(sorted(os.listdir(name))[:9]) or "nothing"
             raise ValueError(f"it holds {there}, but no model, name another")
@@ -67,6 +72,8 @@ def _unavailable(what: str, name: str, error: Exception) -> Exception:
     reason = " ".join(str(error).split()) or type(error).__name__
     if os.path.exists(name):
         name = os.path.abspath(name)
+    elif is_gguf(name):
+        return FileNotFoundError(f"no file {os.path.abspath(name)}, check the path")
     elif not _may_be_on_hub(name):
         return FileNotFoundError(f"no folder {os.path.abspath(os.path.expanduser(name))}")
     elif isinstance(error, HubUnavailableError) or (isinstance(error, OSError) and is_offline()):

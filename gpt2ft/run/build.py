@@ -25,10 +25,10 @@ from ..optim import build_optimizer, lr_at
 from ..parallel import processes
 from ..parallel.sharding import shard
 from ..precision import Precision, resolve_device, resolve_precision
+from . import trained_parts
 from .chats import prepare_for_chats
 from .recipe import settings_of
 from .texts import Cutter, Streamed, Whole, open_texts
-from .trained_parts import choose_what_is_trained, default_rate, refuse_another_base
 
 MIN_VOCAB_SIZE = 257  # the least a byte-level tokenizer has
 
@@ -128,8 +128,8 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         texts = open_texts(config, checkpoint)
         tokenizer, model = _tokenizer_and_model(config, texts.documents, checkpoint)
     base = adapters.fingerprint(model) if config.lora_r else None
-    refuse_another_base(config, base, checkpoint)
-    config = choose_what_is_trained(config, model)
+    trained_parts.refuse_another_base(config, base, checkpoint)
+    config = trained_parts.choose_what_is_trained(config, model)
     config = _decided(config, model, tokenizer, precision, checkpoint)
     if checkpoint:  # probed with its first weights; trained ones may give logits too close to tell
         keep_apart = bool(recorded_run(checkpoint).get("keep_apart"))
@@ -152,7 +152,7 @@ def build(config: TrainConfig, checkpoint: Path | None = None) -> Run:
         digests,
         cut,
         has_chats,
-        [*texts.notes, *chat_notes],
+        [*trained_parts.notes_on_weights(config, checkpoint), *texts.notes, *chat_notes],
         base,
     )
 
@@ -163,7 +163,7 @@ def _decided(
     """The configuration with what it leaves open. Raises `ValueError` if the parts do not fit."""
     block_size = config.block_size or min(512, probe.window(model) or 512)
     probe.check_fit(model, tokenizer, block_size)
-    rate = default_rate(config, model) if config.learning_rate is None else config.learning_rate
+    rate = trained_parts.learning_rate(config, model)
     config = dataclasses.replace(
         config,
         precision=precision.name,

@@ -18,7 +18,7 @@ from .. import __version__
 from ..checkpoint.folders import finished_weights
 from ..generation.config import Sampling
 from ..generation.sampling import generate_tokens
-from ..models import gguf, loading
+from ..models import gguf, gguf_reading, loading
 from ..system import durable
 from ..system.signals import Stop
 from ..system.terminal import print_line
@@ -143,10 +143,11 @@ def _check(path: Path, model: Any, tokenizer: Any, bounds: Bounds, type: str, st
     """Raise `ValueError` unless the file computes what the model computes; say how near it is."""
     began = time.monotonic()
     try:
-        other, its_tokenizer = gguf.read_gguf(path), gguf.read_gguf_tokenizer(path)
+        other = gguf_reading.read_model(path, gguf_reading.read_config(path))
+        its_tokenizer = gguf_reading.read_tokenizer(path)
     except Exception as error:  # the library's many
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"transformers cannot read the file, {reason}; it is deleted") from error
+        raise ValueError(f"the file cannot be read again, {reason}; it is deleted") from error
     _compare_weights(model, other, type)
     _compare_tokens(tokenizer, its_tokenizer, "transformers")
     texts = continued(model, tokenizer, gguf.longest_context(model.config), stop)

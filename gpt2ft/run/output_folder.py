@@ -69,7 +69,7 @@ def _check_writable(output_dir: Path) -> None:
 
 def refuse_to_overwrite(config: TrainConfig, output_dir: Path) -> None:
     """Raise `ValueError` if something would be lost by starting a new run in `output_dir`."""
-    if config.loaded_model and os.path.isdir(config.loaded_model):
+    if config.loaded_model and os.path.exists(config.loaded_model):
         model, here = Path(config.loaded_model).resolve(), output_dir.resolve()
         if here == model or here in model.parents:
             raise ValueError(f"--output_dir {output_dir} holds the model itself, name another")

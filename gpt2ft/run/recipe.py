@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from ..config import TrainConfig
-from ..models.names import is_gguf
+from ..models.gguf_header import is_gguf
 from ..settings import alternatives, field_types, names_where
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoint.folders import recorded_run
 from ..config import TrainConfig
 from ..models import adapters, loading
-from ..models.names import is_gguf
+from ..models.gguf_header import dequantised, is_gguf
 
 DEFAULT_LEARNING_RATE = 5e-5  # the Trainer's
 ADAFACTOR_LEARNING_RATE = 1e-3
@@ -44,6 +44,13 @@ def choose_what_is_trained(config: TrainConfig, model: Any) -> TrainConfig:
     return config
 
 
+def notes_on_weights(config: TrainConfig, checkpoint: Path | None) -> list[str]:
+    """What is to be said where a GGUF file is read: all weights, or those under an adapter."""
+    is_read = config.loaded_model and (checkpoint is None or config.lora_r)
+    said = dequantised(str(config.loaded_model)) if is_read else None
+    return [said] if said else []
+
+
 def refuse_another_base(config: TrainConfig, base: str | None, checkpoint: Path | None) -> None:
     """Raise `ValueError` if the model is not the one that the checkpoint's adapter belongs to."""
     recorded = recorded_run(checkpoint).get("base") if checkpoint else base
@@ -54,11 +61,12 @@ def refuse_another_base(config: TrainConfig, base: str | None, checkpoint: Path 
         )
 
 
-def default_rate(config: TrainConfig, model: Any) -> float:
-    """For AdamW the learning rate that the model's configuration recommends, else the Trainer's.
-
-    For an adapter both are higher.
+def learning_rate(config: TrainConfig, model: Any) -> float:
+    """The rate that is given; for AdamW else what the model's configuration recommends, or the
+    Trainer's. For an adapter both are higher.
     """
+    if config.learning_rate is not None:
+        return config.learning_rate
     if config.optimizer == "adafactor":
         return ADAFACTOR_LEARNING_RATE
     rate = getattr(model.config, "recommended_learning_rate", None)

@@ -10,16 +10,9 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from gpt2ft.models.gguf import (
-    ARCHITECTURES,
-    check_gguf,
-    check_written,
-    read_gguf,
-    read_gguf_tokenizer,
-    write_gguf,
-)
+from gpt2ft.models.gguf import ARCHITECTURES, check_gguf, check_written, write_gguf
 from gpt2ft.models.gguf_tokenizer import LLAMA3, QWEN2
-from gpt2ft.models.loading import train_tokenizer
+from gpt2ft.models.loading import load_model, load_tokenizer, train_tokenizer
 from tests.support.tiny import byte_tokenizer
 
 gguf = pytest.importorskip("gguf")
@@ -71,16 +64,22 @@ def written(path, model, tokenizer, type="f16"):
 @pytest.mark.parametrize("case", CASES)
 def test_read_back_it_is_the_model_rounded(case, tmp_path, tokenizer):
     model = small(case)
-    path = written(tmp_path / "m.gguf", model, tokenizer)
-    other, its_tokenizer = read_gguf(path), read_gguf_tokenizer(path)
+    path = str(written(tmp_path / "m.gguf", model, tokenizer))
+    other, its_tokenizer = load_model(path), load_tokenizer(path)
     assert its_tokenizer(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
     for (name, own), its in zip(model.named_parameters(), other.parameters(), strict=True):
         is_rounded = own.ndim == 2 and not name.endswith("wpe.weight")
         assert torch.equal(own.half().float() if is_rounded else own, its), name
         own.data = its.data  # what is left is how the model computes
+    other.save_pretrained(tmp_path / "saved")
+    its_tokenizer.save_pretrained(tmp_path / "saved")
+    saved = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
     ids = torch.arange(1, 41)[None]
     with torch.inference_mode():
         torch.testing.assert_close(model(ids).logits, other(ids).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(saved(ids).logits, other(ids).logits, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("case", ["gpt2", "llama"])
@@ -88,7 +87,7 @@ def test_eight_bits_are_near(case, tmp_path, tokenizer):
     model = small(case)
     path = written(tmp_path / "m.gguf", model, tokenizer, "q8_0")
     assert path.stat().st_size < written(tmp_path / "h.gguf", model, tokenizer).stat().st_size
-    for own, its in zip(model.parameters(), read_gguf(path).parameters(), strict=True):
+    for own, its in zip(model.parameters(), load_model(str(path)).parameters(), strict=True):
         assert (own - its).abs().max() <= own.abs().max() / 220
 
 
@@ -140,11 +139,16 @@ def sentencepiece(space="normalizer"):
     )
 
 
+def saved_again(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "saved")
+    return load_tokenizer(str(tmp_path / "saved"))
+
+
 @pytest.mark.parametrize("space", ["normalizer", "first"])
 def test_a_tokenizer_of_sentencepiece(space, tmp_path):
     own = sentencepiece(space)
     path = written(tmp_path / "m.gguf", small("llama"), own)
-    its = read_gguf_tokenizer(path)
+    its = saved_again(load_tokenizer(str(path)), tmp_path)
     for text in ("hello the world", "hell, ünlike", "low  rll"):
         assert own(text)["input_ids"] == its(text)["input_ids"], text
     said = {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
@@ -158,7 +162,7 @@ def test_ways_of_cutting(expression, name, tmp_path, tokenizer):
     own = cut_by(tokenizer, expression)
     path = written(tmp_path / "m.gguf", small("llama"), own)
     assert gguf.GGUFReader(path).fields["tokenizer.ggml.pre"].contents() == name
-    its = read_gguf_tokenizer(path)
+    its = saved_again(load_tokenizer(str(path)), tmp_path)
     for text in (TEXT, "12345 <think> a<|endoftext|>"):
         assert own(text)["input_ids"] == its(text)["input_ids"]
         assert own(text)["input_ids"][0] == own.bos_token_id == 280

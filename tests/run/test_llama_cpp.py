@@ -54,16 +54,16 @@ def test_it_writes_what_the_model_writes(type, folder, tmp_path, capsys):
 @pytest.mark.parametrize("folder", ["llama"], indirect=True)
 def test_what_llama_cpp_reads_otherwise_is_refused(folder, tmp_path, monkeypatch):
     """Factors of positions that transformers passes over: only llama.cpp shows that they lack."""
-    right = room.gguf.read_gguf
+    right = room.gguf_reading.read_model
 
-    def read_as_the_model(path):
-        model = right(path)
+    def read_as_the_model(path, config):
+        model = right(path, config)
         model.model.rotary_emb = source.model.rotary_emb
         return model
 
     source = transformers.AutoModelForCausalLM.from_pretrained(folder)
     monkeypatch.setattr(room.gguf, "_rope_factors", lambda model: None)
-    monkeypatch.setattr(room.gguf, "read_gguf", read_as_the_model)
+    monkeypatch.setattr(room.gguf_reading, "read_model", read_as_the_model)
     with pytest.raises(ValueError, match=r"read by llama\.cpp, differs .* nats away"):
         export(str(folder), tmp_path / "m.gguf", type="f16", stop=Stop())
     assert list(tmp_path.iterdir()) == [folder]

@@ -14,8 +14,11 @@ import threading
 
 import filelock
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
+from gpt2ft.models.gguf import write_gguf
+from gpt2ft.models.loading import train_tokenizer
 from tests.support.tiny import byte_tokenizer
 
 
@@ -126,6 +129,21 @@ NO_SPECIAL_TOKENS = changed(
 )
 
 
+def a_gguf_file(text="", other=""):
+    """A GGUF file of a tiny GPT-2, where a text in it is replaced by another as long."""
+
+    def make(place):
+        tokenizer = train_tokenizer(["a word and another word of many words"], vocab_size=270)
+        sizes = {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 64, "vocab_size": 270}
+        config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+        model = transformers.GPT2LMHeadModel(config)
+        write_gguf(place / "m.gguf", model, tokenizer, type="f16", metadata={})
+        data = (place / "m.gguf").read_bytes()
+        (place / "m.gguf").write_bytes(data.replace(text.encode(), other.encode(), 1))
+
+    return make
+
+
 def adapter(base, **settings):
     """A LoRA adapter of that base, in the folder `adapter`, with a tokenizer."""
 
@@ -207,6 +225,10 @@ def no_memory():
 
 def no_peft():
     sys.modules["peft"] = None  # as if it were not installed
+
+
+def no_gguf():
+    sys.modules["gguf"] = None  # as if it were not installed
 
 
 def no_labels():

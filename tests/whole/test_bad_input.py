@@ -20,6 +20,7 @@ from benchmarks.faults.processes import run
 from tests.support.damage import (
     NO_SPECIAL_TOKENS,
     a_chat_template,
+    a_gguf_file,
     a_newer_format,
     a_small_machine,
     a_vocabulary_with_a_hole,
@@ -33,6 +34,7 @@ from tests.support.damage import (
     folder,
     in_use,
     linked,
+    no_gguf,
     no_labels,
     no_memory,
     no_peft,
@@ -55,6 +57,7 @@ SIZES = (
     "--precision fp32"
 )
 TRAIN = f"{MODEL} {DATA} {OUT} {SIZES}"
+GGUF = f"{TRAIN} --model_name_or_path m.gguf"
 RESUME = f"{OUT} --resume"
 NEW = f"{DATA} {OUT} {SIZES} --model_type"
 GENERATE = "--max_new_tokens 3 --seed 1 --device cpu"
@@ -666,7 +669,69 @@ MODELS = [
     Row(
         "model is a file",
         f"{TRAIN} --model_name_or_path a.txt",
-        "tokenizer PLACE/a.txt cannot be loaded, it is a file, name the folder it is in",
+        "tokenizer PLACE/a.txt cannot be loaded, it is a file, name the folder it is in, or a "
+        ".gguf file",
+    ),
+    Row("no GGUF file there", GGUF, "no file PLACE/m.gguf, check the path"),
+    Row(
+        "GGUF of 0 bytes",
+        GGUF,
+        "tokenizer PLACE/m.gguf cannot be loaded, it has 0 bytes, it is no GGUF file",
+        written("m.gguf", ""),
+    ),
+    Row(
+        "GGUF that is text",
+        GGUF,
+        "tokenizer PLACE/m.gguf cannot be loaded, it is no GGUF file, it does not begin with GGUF",
+        written("m.gguf", "some words of a text, and no model"),
+    ),
+    Row(
+        "GGUF cut off",
+        GGUF,
+        "tokenizer PLACE/m.gguf cannot be loaded, it is cut off or damaged: its tensor ... ends at "
+        "byte ..., the file has 40000",
+        all_of(a_gguf_file(), cut("m.gguf", 40_000)),
+    ),
+    Row(
+        "GGUF cut off in its settings",
+        GGUF,
+        "tokenizer PLACE/m.gguf cannot be loaded, it is cut off or damaged, ...",
+        all_of(a_gguf_file(), cut("m.gguf", 1000)),
+    ),
+    Row(
+        "GGUF of another architecture",
+        GGUF,
+        "tokenizer PLACE/m.gguf cannot be loaded, its architecture is olmo, only gpt2, llama, "
+        "qwen2, qwen3 can be read",
+        a_gguf_file("gpt2", "olmo"),
+    ),
+    Row(
+        "GGUF without a tokenizer",
+        GGUF,
+        "tokenizer PLACE/m.gguf cannot be loaded, it holds no tokenizer, name another "
+        "--tokenizer_name",
+        a_gguf_file("tokenizer.ggml.tokens", "tokenizer.ggml.tokenz"),
+    ),
+    Row(
+        "GGUF that lacks a tensor",
+        GGUF,
+        "model PLACE/m.gguf cannot be loaded, it lacks tensors, blk.0.attn_qkv.bias, it is damaged "
+        "or of another type",
+        a_gguf_file("blk.0.attn_qkv.bias", "blk.0.attn_qkv.bios"),
+    ),
+    Row(
+        "GGUF without the library",
+        GGUF,
+        "tokenizer PLACE/m.gguf cannot be loaded, GGUF files need a library: pip install "
+        "'gpt2ft[gguf]' (...)",
+        a_gguf_file(),
+        inside=no_gguf,
+    ),
+    Row(
+        "adapter of a GGUF file that is gone",
+        f"{TRAIN} --model_name_or_path adapter",
+        "adapter is an adapter of the model m.gguf: no file PLACE/m.gguf, check the path",
+        adapter("m.gguf"),
     ),
     Row(
         "folder of nothing",
