@@ -52,9 +52,7 @@ def read_config(path: Path) -> Any:
     config.head_dim = size or config.hidden_size // config.num_attention_heads
     turned = header.setting("rope.dimension_count") or config.head_dim
     if turned != config.head_dim:
-        raise ValueError(
-            f"it has positions in {turned} of a head's {config.head_dim} features only"
-        )
+        raise ValueError(f"it turns only {turned} of the {config.head_dim} features of a head")
     config.rope_parameters = _positions(path, header, config)
     return config
 
@@ -70,7 +68,7 @@ def read_model(path: Path, config: Any) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             gguf_file=name,
-            config=copy.deepcopy(config),  # in which it would note that it is quantised
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
