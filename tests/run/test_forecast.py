@@ -18,7 +18,7 @@ def test_a_dry_run_says_what_the_run_takes_and_keeps_nothing(settings, tmp_path,
     shown = capsys.readouterr().out
     for word in (
         "run    12 steps",
-        "1 documents",
+        "1 document,",
         "0 tokens left out",
         "s a step",
         "checkpoints of",

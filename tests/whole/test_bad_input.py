@@ -1134,7 +1134,23 @@ RESUMED = [
 ]
 
 GENERATED = [
-    Row("nothing to continue", MODEL, "nothing to continue, give -i, -p TEXT or ...", status=2),
+    Row(
+        "nothing to continue",
+        MODEL,
+        "nothing to continue, give -i, --web, -p TEXT or ...",
+        status=2,
+    ),
+    Row("a page and a prompt", f"{MODEL} --web -p a", "--web opens a page, in which ...", status=2),
+    Row(
+        "a port without a page", f"{ASK} --port 80", "--port is for --web, add it or ...", status=2
+    ),
+    Row(
+        "a page and JSON",
+        f"{MODEL} --web --json",
+        "--json cannot be combined with --web, ...",
+        status=2,
+    ),
+    Row("a page at no address", f"{MODEL} --web --host nowhere", "cannot listen at nowhere, ..."),
     Row(
         "no model named",
         "-p a",
