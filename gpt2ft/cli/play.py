@@ -53,6 +53,11 @@ def play(config: GenerateConfig, name: str, baseline: str | None) -> int:
                 "gpt2ft: whoever has the link can use the models; the connection is not encrypted",
                 file=sys.stderr,
             )
+        if config.host in ("0.0.0.0", "::"):
+            print(
+                f"gpt2ft: elsewhere, put the name of this machine in place of {config.host}",
+                file=sys.stderr,
+            )
         print_line(f"write in the browser: {link}   (Ctrl-C ends it)")
         if config.browser and _has_screen():
             webbrowser.open(link)

@@ -144,6 +144,8 @@ class GenerateConfig(Sampling):
             raise ValueError(
                 f"--{name} cannot be combined with {where}, use it with --prompt or --prompt_file"
             )
+        if not self.host:
+            raise ValueError("--host is empty, give an address, for example 0.0.0.0")
         for name in ("host", "port", "browser", "baseline"):
             if not self.web and getattr(self, name) != getattr(GenerateConfig, name):
                 flag = "no_browser" if name == "browser" else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import secrets
@@ -19,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from ..generation.config import Sampling
 from ..system.terminal import error_line, printable
@@ -29,7 +30,8 @@ from .text_request import TextRequest
 from .writing import alternatives, written
 
 PAGE = Path(__file__).parent / "page"
-LARGEST_BODY = 1 << 20
+LARGEST_BODY = 1 << 18
+SECONDS_TO_READ = 20
 PORTS_TRIED = 20
 SECONDS_TO_END = 1
 
@@ -95,7 +97,7 @@ class Playground:
 
 
 class Lines(StreamingResponse):
-    """Events as lines of JSON, each sent at once; whoever leaves ends them."""
+    """Events as lines of JSON, each sent at once; who leaves, or no longer reads, ends them."""
 
     media_type = "application/x-ndjson"
 
@@ -104,8 +106,13 @@ class Lines(StreamingResponse):
         self._lines = lines
 
     async def stream_response(self, send: Send) -> None:
+        async def send_soon(message: Message) -> None:
+            # Who does not read would hold the model for everybody.
+            await asyncio.wait_for(send(message), SECONDS_TO_READ)
+
         async with contextlib.aclosing(self._lines):
-            await super().stream_response(send)
+            with contextlib.suppress(TimeoutError):
+                await super().stream_response(send_soon)
 
 
 async def _events(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
@@ -134,7 +141,8 @@ async def _failed(_: Request, error: Exception) -> Response:
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code)
+    said = error.detail.encode(errors="replace").decode()  # it may quote half a character
+    return JSONResponse({"error": said}, error.status_code)
 
 
 async def _gone(_: Request, __: Exception) -> Response:

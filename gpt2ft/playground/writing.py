@@ -18,6 +18,7 @@ from .served_model import Event
 from .text_request import TextRequest
 
 ALTERNATIVES = 10
+LONGEST_CHARACTER = 16  # tokens, after which what is still no character is shown as none
 
 
 def written(model: ReadyModel, wanted: TextRequest) -> Generator[Event, None, None]:
@@ -94,8 +95,9 @@ def _fixed_pieces(model: ReadyModel, text: Continuation, wanted: TextRequest) ->
     decoder, pieces, held = TextDecoder(model.tokenizer, text.prompt_ids), [], 0
     for number, token in enumerate(wanted.fixed, 1):
         piece = decoder.push(token)
-        if number == len(wanted.fixed):
+        if number == len(wanted.fixed) or number - held >= LONGEST_CHARACTER:
             piece += decoder.flush()
+            decoder = TextDecoder(model.tokenizer, text.prompt_ids + wanted.fixed[:number])
         if piece or number == len(wanted.fixed):
             own = [chance for chance in chances[held:number] if chance is not None]
             chance = math.prod(own) if own else None

@@ -23,7 +23,7 @@ from .recipe import SETTINGS_FILE, load_recipe
 
 CARD = "README.md"
 MESSAGE = "Model and card, by gpt2ft push"
-# Whatever has another name stays here: checkpoints, records, settings, paths, text.
+# Of the files that the run wrote. Any other stays here: checkpoints, records, settings, text.
 SENT = re.compile(
     r"(adapter_)?config\.json|generation_config\.json|(adapter_)?model\.safetensors"
     r"|model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json"
@@ -66,8 +66,7 @@ def packed(folder: Path, name: str, license: str) -> Parcel:
         raise ValueError(f"{name} is no name on the hub, write USER/MODEL: {reason}") from error
     if "/" not in name:
         raise ValueError(f"{name} does not say whose it is, write USER/{name}")
-    files = [path for path in sorted(folder.iterdir()) if SENT.fullmatch(path.name)]
-    _check_whole(folder, files)
+    files = _checked_files(folder)
     settings = load_recipe(str(folder / SETTINGS_FILE))
     is_adapter = (folder / "adapter_config.json").is_file()
     if is_adapter:
@@ -80,7 +79,13 @@ def packed(folder: Path, name: str, license: str) -> Parcel:
         is_chat=_has_chat_template(folder),
         is_adapter=is_adapter,
     )
-    return Parcel(name, card.text(), files)
+    try:
+        return Parcel(name, card.text(), files)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the card cannot be made, as a record of the run in {folder} is damaged (card.json, "
+            f"run.json, samples.jsonl or config.yaml): {type(error).__name__}, {error}"
+        ) from error
 
 
 def push(parcel: Parcel, *, private: bool, stop: Stop) -> int:
@@ -154,13 +159,20 @@ def _explained(name: str) -> Iterator[None]:
         raise ConnectionError(f"no connection to the hub, {reason}: {again}") from error
 
 
-def _check_whole(folder: Path, files: list[Path]) -> None:
-    """Raise `ValueError` unless each file is as the run wrote it."""
+def _checked_files(folder: Path) -> list[Path]:
+    """The files to send: those of the model that the run wrote, and as it wrote them.
+
+    Raises `ValueError` if one is missing, is a link, or was changed.
+    """
     written = read_json(folder / MANIFEST).get("files", {})
-    known = [path for path in files if path.name in written]
-    for path, digest in zip(known, durable.sha256(known), strict=True):
+    files = [folder / name for name in sorted(written) if SENT.fullmatch(name)]
+    for path in files:
+        if path.is_symlink() or not path.is_file():
+            raise ValueError(f"{path} is missing, or is no file of its own")
+    for path, digest in zip(files, durable.sha256(files), strict=True):
         if digest != written[path.name].get("sha256"):
             raise ValueError(f"{path} is not as the run wrote it: it was changed, or is damaged")
+    return files
 
 
 def _check_base(folder: Path) -> None:

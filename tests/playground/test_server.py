@@ -5,6 +5,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -79,6 +80,7 @@ def test_alternatives_are_one_line(server):
         (b"{", 400),
         ({"prompt": "a", "settings": {"top_p": 3}}, 400),
         ({"prompt": "a", "model": 2}, 400),
+        (b'{"settings": {"\\ud800": 1}}', 400),
         ({"prompt": "a", "model": -1}, 400),
         ({"prompt": "a" * LARGEST_BODY}, 413),
     ],
@@ -99,6 +101,24 @@ def test_what_a_model_writes_is_text_and_nothing_else(tokenizer):
         assert b"\x1b" not in body and "\u2028".encode() not in body
         start = next(e["start"] for e in map(json.loads, body.splitlines()) if "start" in e)
         assert "".join(piece["text"] for piece in start["fixed"]) == evil
+
+
+def test_who_does_not_read_does_not_hold_the_model(server, monkeypatch):
+    monkeypatch.setattr("gpt2ft.playground.server.SECONDS_TO_READ", 0.5)
+    body = json.dumps({"prompt": "", "fixed": [13] * 60_000, "settings": {"max_new_tokens": 2}})
+    stalled = socket.socket()
+    stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with stalled:
+        stalled.connect(("127.0.0.1", server.port))
+        head = f"Host: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
+        size = f"Content-Length: {len(body)}\r\n\r\n"
+        stalled.sendall(f"POST /api/write HTTP/1.1\r\n{head}{size}{body}".encode())
+        assert "end" in server.write(prompt="Once")[-1]
+
+
+def test_half_characters_without_end_are_soon_read(server):
+    half = server.write(prompt="", fixed=[163] * 10_000)
+    assert "end" in half[-1]
 
 
 def test_a_port_that_is_taken_is_said_or_the_next_is_used():

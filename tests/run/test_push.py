@@ -1,5 +1,6 @@
 """A run sent to a stand-in of the hub, by the real command: pytest tests/run/test_push.py"""
 
+import hashlib
 import json
 import os
 import re
@@ -159,28 +160,75 @@ def test_a_licence_that_the_hub_does_not_know_is_refused_by_it(folder, hub):
     assert hub.repositories["ann/my-model"].files == {}
 
 
-def test_an_adapter_of_a_model_that_nobody_has_is_refused(folder, hub):
+@pytest.fixture(scope="module")
+def adapter(folder):
+    """The folder of a run that trained an adapter."""
     flags = (*RUN, "--lora_r", "2", "--output_dir", "adapter")
     assert run("train.py", *flags, cwd=folder).returncode == 0
+    return folder / "adapter"
+
+
+def test_an_adapter_of_a_model_that_nobody_has_is_refused(folder, adapter, hub):
     done = push(folder, hub, "--dry_run", source="adapter")
     assert done.returncode == 1 and "its adapter belongs to gpt2-mini" in done.stderr
     assert "--merge_lora" in done.stderr
 
 
-def test_an_adapter_of_a_model_on_the_hub_is_sent_alone(folder, hub):
+def test_an_adapter_of_a_model_on_the_hub_is_sent_alone(folder, adapter, hub):
     """As if the run had begun with a model of that name."""
-    shutil.copytree(folder / "adapter", folder / "of-hub")
+    shutil.copytree(adapter, folder / "of-hub")
     for name in ("adapter_config.json", "config.yaml"):
         path = folder / "of-hub" / name
         path.write_text(path.read_text().replace("gpt2-mini", "openai-community/gpt2"))
     manifest = folder / "of-hub" / "manifest.json"
-    manifest.write_text(re.sub(r'"adapter_config.json": \{[^}]*\},', "", manifest.read_text()))
+    written = json.loads(manifest.read_text())
+    data = (folder / "of-hub" / "adapter_config.json").read_bytes()
+    written["files"]["adapter_config.json"]["sha256"] = hashlib.sha256(data).hexdigest()
+    manifest.write_text(json.dumps(written))
     done = push(folder, hub, source="of-hub")
     assert done.returncode == 0, done.stderr
     files = hub.repositories["ann/my-model"].files
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
     card = files["README.md"].decode()
     assert "base_model: openai-community/gpt2" in card and "library_name: peft" in card
+
+
+def test_only_what_the_run_wrote_is_sent(folder, hub, tmp_path):
+    """Neither a file that lies there too, nor one that a link points to."""
+    shutil.copytree(folder / "model", folder / "more")
+    (tmp_path / "secret").write_text("a secret")
+    (folder / "more" / "vocab.txt").symlink_to(tmp_path / "secret")
+    (folder / "more" / "merges.txt").write_text("a secret")
+    (folder / "more" / "added_tokens.json").mkdir()
+    assert push(folder, hub, source="more").returncode == 0
+    assert (
+        hub.repositories["ann/my-model"].files.keys()
+        == named(push(folder, hub, "--dry_run").stdout).keys()
+    )
+    assert b"a secret" not in hub.received
+    (folder / "more" / "config.json").unlink()
+    (folder / "more" / "config.json").symlink_to(tmp_path / "secret")
+    done = push(folder, hub, source="more", name="ann/other")
+    assert done.returncode == 1 and "is no file of its own" in done.stderr
+    assert "ann/other" not in hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("card.json", '{"model": 3}'),
+        ("card.json", '{"model": {"loss": 1.0}}'),
+        ("run.json", '{"tokens": "x"}'),
+        ("samples.jsonl", '{"step": 0, "prompt": "a", "text": "b"}\n{"step": "a"}\n'),
+        ("samples.jsonl", '{"step": 0}\n'),
+    ],
+)
+def test_a_damaged_record_is_said_before_anything_is_sent(name, text, folder, hub, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "run")
+    (tmp_path / "run" / name).write_text(text)
+    done = push(tmp_path, hub, source="run")
+    assert done.returncode == 1 and "a record of the run in run is damaged" in done.stderr
+    assert hub.asked == []
 
 
 def test_a_file_that_was_changed_is_not_sent(folder, hub):
